@@ -1,0 +1,260 @@
+// The RPC client: one exclusive reply queue for all calls; the correlation id says which call a reply belongs to.
+// The class is for programs of your own; the script below it calls it from the command line.
+import { IllegalOperationError } from 'amqplib';
+import type { Channel, ConsumeMessage, Message, RecoveringChannelModel } from 'amqplib';
+import { randomUUID } from 'node:crypto';
+import { setTimeout as pause } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import { QUEUE, close, connect, inspectQueue, parseMilliseconds, print, printable, run, warn } from './connection';
+import { MAX_DIGITS, parseArgument } from './fib';
+
+const USAGE = `Usage: npx ts-node src/rpc_client.ts [--timeout MS] [N ...]
+
+Asks the servers for fib(N), for each N at once; N is 0 to 1000000 (default 30).
+
+  --timeout MS  wait for an answer for at most MS milliseconds, 1 to 2147483647 (default 30000)
+  --help        print this
+
+Environment:
+  AMQP_URL      the broker (default amqp://guest:guest@localhost:5672)
+
+Exit status: 0 every call was answered, 1 one was not, 2 wrong usage
+`;
+
+const START_A_SERVER = 'start a server with: npx ts-node src/rpc_server.ts';
+
+/** Time in ms for servers to return, too, after the client has: until then a missing rpc_queue is no reason to fail. */
+const RETURN_OF_SERVERS = 10_000;
+
+export interface RpcClientOptions {
+  /** Max time to wait for the connection, in milliseconds, 1 to 2,147,483,647. @default 30_000 */
+  timeout?: number;
+  /** Takes a line on what happens besides the calls: connection lost and found, no reply yet. @default none */
+  log?: (line: string) => void;
+}
+
+export interface CallOptions {
+  /** Max time to wait for the reply, in milliseconds, 1 to 2,147,483,647. @default 30_000 */
+  timeout?: number;
+}
+
+interface Call {
+  n: number;
+  /** In milliseconds, on the clock of performance.now(). */
+  deadline: number;
+  timeout: NodeJS.Timeout;
+  /** Whether to try again, until the deadline, where there is no rpc_queue: the server may be on its way back. */
+  patient: boolean;
+  retry?: NodeJS.Timeout;
+  resolve: (value: bigint) => void;
+  reject: (error: Error) => void;
+}
+
+/**
+ * Calls fib on whichever server is free, over one connection and one reply queue, however many calls are in flight.
+ * A connection that is lost comes back by itself, and what is still unanswered is sent again.
+ *
+ * @example
+ * const client = await RpcClient.connect({ log: console.error });
+ * console.log(await client.call(30)); // 832040n
+ * await client.close();
+ */
+export class RpcClient {
+  readonly #pending = new Map<string, Call>(); // by correlation id
+  readonly #log: (line: string) => void;
+  #connection: RecoveringChannelModel | undefined;
+  #channel: Channel | undefined;
+  #replyQueue = '';
+  #patientUntil = 0;
+  #ended: Error | undefined;
+
+  // What a call that gets no reply can say of the reason. It is kept, since a frozen broker would not answer in time.
+  #lastSeen = `${QUEUE} was not looked at yet`;
+  #looking: Promise<void> | undefined;
+  #told = false;
+  readonly #silence = setTimeout(() => this.#onSilence(), 1_000).unref();
+
+  private constructor(log: (line: string) => void) {
+    this.#log = log;
+  }
+
+  /**
+   * Connects to the broker at AMQP_URL and opens the reply queue.
+   *
+   * @throws Error if there is no broker, if it refuses the client, or if it has not answered within the timeout
+   * @throws RangeError if the timeout is not a whole number of milliseconds in its range
+   */
+  static async connect({ timeout = 30_000, log = () => {} }: RpcClientOptions = {}): Promise<RpcClient> {
+    parseMilliseconds('timeout', String(timeout), 1);
+    const client = new RpcClient(log);
+    const setUp = (channel: Channel) => client.#setUp(channel);
+    const connection = await connect({ name: 'rpc_client', waitForBroker: false, log, setUp });
+    client.#connection = connection;
+    connection.on('reconnect-failed', (error) => client.#end(error));
+    connection.on('disconnect', () => (client.#lastSeen = 'the connection to the broker is lost'));
+    connection.on('blocked', (reason) => (client.#lastSeen = `the broker is blocking publishers (${printable(reason)})`));
+    try {
+      const late = pause(timeout, undefined, { ref: false }).then(() => {
+        throw new Error(`The broker has not answered within ${timeout} ms`);
+      });
+      await Promise.race([connection.waitForConnect(), late]);
+      return client;
+    } catch (error) {
+      await client.close();
+      throw error;
+    }
+  }
+
+  /** The callback queue of the tutorial; what is still unanswered is sent again, with its new name to reply to. */
+  async #setUp(channel: Channel): Promise<void> {
+    const { queue } = await channel.assertQueue('', { exclusive: true, durable: false });
+    await channel.consume(queue, (reply) => reply && this.#onReply(reply), { noAck: true });
+    channel.on('return', (request) => this.#onReturn(request));
+    if (this.#channel) this.#patientUntil = performance.now() + RETURN_OF_SERVERS;
+    this.#channel = channel;
+    this.#replyQueue = queue;
+    for (const [id, call] of this.#pending) {
+      call.patient = true;
+      this.#send(id, call);
+    }
+    void this.#look();
+  }
+
+  /**
+   * Calls fib(n) on a server.
+   *
+   * @param n a whole number from 0 to 1,000,000
+   * @returns fib(n); rejects with an Error if the server reports one, if the reply is not a number, if there is no
+   * rpc_queue, if the timeout is over, if the broker refuses the client, or if the client is closed; with a
+   * RangeError if n or the timeout is out of its range
+   */
+  call(n: number, { timeout = 30_000 }: CallOptions = {}): Promise<bigint> {
+    return new Promise((resolve, reject) => {
+      parseArgument(n);
+      parseMilliseconds('timeout', String(timeout), 1);
+      if (this.#ended) throw this.#ended;
+      if (this.#pending.size === 0) {
+        this.#told = false;
+        this.#silence.refresh();
+      }
+      const id = randomUUID();
+      const call: Call = {
+        n,
+        deadline: performance.now() + timeout,
+        timeout: setTimeout(() => {
+          this.#settle(id)?.reject(new Error(`no reply within ${timeout} ms; when last seen, ${this.#lastSeen}`));
+        }, timeout),
+        patient: performance.now() < this.#patientUntil,
+        resolve,
+        reject,
+      };
+      this.#pending.set(id, call);
+      this.#send(id, call);
+    });
+  }
+
+  #send(id: string, call: Call): void {
+    clearTimeout(call.retry);
+    try {
+      this.#channel?.sendToQueue(QUEUE, Buffer.from(String(call.n)), {
+        contentType: 'text/plain',
+        correlationId: id,
+        replyTo: this.#replyQueue,
+        mandatory: true, // comes back at once where there is no rpc_queue
+        expiration: Math.max(1, Math.ceil(call.deadline - performance.now())), // is not computed for nobody
+      });
+    } catch (error) {
+      if (!(error instanceof IllegalOperationError)) throw error;
+      // The channel is closed: the set-up of the next one will send the request.
+    }
+  }
+
+  /** Matches a reply to its call. A reply that no call waits for came twice or too late, and is dropped. */
+  #onReply({ properties, content }: ConsumeMessage): void {
+    this.#silence.refresh();
+    const call = this.#settle(properties.correlationId);
+    const text = content.toString('utf8', 0, MAX_DIGITS + 1);
+    const start = printable(JSON.stringify(text.slice(0, 40)));
+    if (!call) this.#log(`Dropped a reply that no call waits for: ${start}`);
+    else if (properties.type === 'error') call.reject(new Error(printable(text.slice(0, 500)) || 'unknown error'));
+    else if (/^\d+$/.test(text) && text.length <= MAX_DIGITS) call.resolve(BigInt(text));
+    else call.reject(new Error(`the reply is not a number: it begins with ${start} and has ${content.length} bytes`));
+  }
+
+  #onReturn({ properties: { correlationId: id } }: Message): void {
+    const call = this.#pending.get(id);
+    this.#lastSeen = `there is no ${QUEUE}: ${START_A_SERVER}`;
+    if (call?.patient) call.retry = setTimeout(() => this.#pending.has(id) && this.#send(id, call), 1_000).unref();
+    else this.#settle(id)?.reject(new Error(this.#lastSeen));
+  }
+
+  /** After each second in which calls were pending and no reply came: looks at the queue, and says so, once. */
+  async #onSilence(): Promise<void> {
+    if (this.#pending.size === 0) return;
+    this.#silence.refresh();
+    await this.#look();
+    if (this.#told || this.#pending.size === 0) return;
+    this.#told = true;
+    this.#log(`No reply for a second: ${this.#lastSeen}`);
+  }
+
+  #look(): Promise<void> {
+    const look = async () => {
+      const queue = await inspectQueue(this.#connection!);
+      const count = (n: number, noun: string) => `${n} ${noun}${n === 1 ? '' : 's'}`;
+      this.#lastSeen = queue
+        ? `${QUEUE} has ${count(queue.consumerCount, 'server')} and ${count(queue.messageCount, 'waiting request')}`
+        : `there is no ${QUEUE}`;
+      if (!queue?.consumerCount) this.#lastSeen += `: ${START_A_SERVER}`;
+    };
+    this.#looking ??= look().catch(() => {}).finally(() => (this.#looking = undefined)); // lost: the next will tell
+    return this.#looking;
+  }
+
+  /** Takes the call off the list of those pending, if it is on it. */
+  #settle(id: string): Call | undefined {
+    const call = this.#pending.get(id);
+    clearTimeout(call?.timeout);
+    this.#pending.delete(id);
+    return call;
+  }
+
+  #end(error: Error): void {
+    this.#ended ??= error;
+    clearTimeout(this.#silence);
+    for (const id of this.#pending.keys()) this.#settle(id)?.reject(this.#ended);
+  }
+
+  /** Rejects the calls that are pending and any that come later, and closes the connection, in a second at most. */
+  async close(): Promise<void> {
+    this.#end(new Error('the client is closed'));
+    if (this.#connection) await close(this.#connection, this.#channel);
+  }
+}
+
+function parseCommandLine(): { numbers: number[]; timeout: number } {
+  const options = { timeout: { type: 'string', default: '30000' } } as const;
+  const { values, positionals } = parseArgs({ options, allowPositionals: true });
+  const numbers = positionals.join('') === '' ? ['30'] : positionals; // as the tutorial has it
+  return { numbers: numbers.map(parseArgument), timeout: parseMilliseconds('--timeout', values.timeout, 1) };
+}
+
+async function request({ numbers, timeout }: { numbers: number[]; timeout: number }): Promise<number> {
+  const client = await RpcClient.connect({ timeout, log: warn });
+  let status = 0;
+  const call = async (n: number) => {
+    print(` [x] Requesting fib(${n})`);
+    try {
+      const value = await client.call(n, { timeout });
+      print(numbers.length === 1 ? ` [.] Got ${value}` : ` [.] fib(${n}) = ${value}`);
+    } catch (error) {
+      warn(`fib(${n}): ${(error as Error).message}`);
+      status = 1;
+    }
+  };
+  await Promise.all(numbers.map(call));
+  await client.close();
+  return status;
+}
+
+if (require.main === module) void run(USAGE, parseCommandLine, request);

@@ -1,0 +1,114 @@
+// A private RabbitMQ: ports, folders, name and cookie of its own, and nothing left of it when it is stopped.
+import { connect } from 'amqplib';
+import { execFile, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { promisify } from 'node:util';
+import { freePort, newFolder, start, until } from './processes';
+
+// Debian's /usr/sbin/rabbitmq-server changes user when root runs it, and could not write the folder then.
+const FOLDERS = ['/usr/lib/rabbitmq/bin', ...(process.env.PATH ?? '').split(':'), '/opt/homebrew/sbin', '/usr/local/sbin'];
+
+/** The path of `rabbitmq-server` or one of its sisters, or undefined where there is none. */
+export function findCommand(name: string): string | undefined {
+  const named = process.env.RABBITMQ_SERVER;
+  if (named && name === 'rabbitmq-server') return named;
+  const folders = named ? [path.dirname(named), ...FOLDERS] : FOLDERS;
+  return folders.map((folder) => path.join(folder, name)).find(existsSync);
+}
+
+/** Whether a broker lets us in at this URL. */
+export async function answers(url: string): Promise<boolean> {
+  const connection = await connect(url, { timeout: 5_000 }).catch(() => undefined);
+  await connection?.close().catch(() => {});
+  return connection !== undefined;
+}
+
+export interface BrokerOptions {
+  port?: number;
+  host?: string;
+  plugins?: string[];
+  /** Lines of rabbitmq.conf. */
+  config?: string[];
+}
+
+export class Broker {
+  #process: ChildProcess | undefined;
+  output = '';
+  ended: Promise<unknown> = Promise.resolve();
+
+  private constructor(
+    readonly port: number,
+    readonly host: string,
+    readonly folder: string,
+    readonly env: NodeJS.ProcessEnv,
+  ) {}
+
+  static async start(options: BrokerOptions = {}): Promise<Broker> {
+    const { port = await freePort(), host = '127.0.0.1', plugins = [], config = [] } = options;
+    const folder = newFolder('broker');
+    const [distribution, epmd] = [await freePort(), await freePort()];
+    const broker = new Broker(port, host, folder, {
+      PATH: process.env.PATH,
+      LANG: 'C.UTF-8',
+      HOME: folder, // for the Erlang cookie
+      ERL_EPMD_PORT: String(epmd),
+      RABBITMQ_NODENAME: `rpc-${port}@localhost`,
+      RABBITMQ_NODE_PORT: String(port),
+      RABBITMQ_NODE_IP_ADDRESS: host,
+      RABBITMQ_DIST_PORT: String(distribution),
+      RABBITMQ_MNESIA_BASE: path.join(folder, 'data'),
+      RABBITMQ_LOG_BASE: path.join(folder, 'log'),
+      RABBITMQ_PID_FILE: path.join(folder, 'pid'),
+      RABBITMQ_ENABLED_PLUGINS_FILE: path.join(folder, 'enabled_plugins'),
+      RABBITMQ_CONFIG_FILE: path.join(folder, 'rabbitmq.conf'),
+      RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS: '-kernel inet_dist_use_interface {127,0,0,1}', // nobody from outside
+      RUNNING_UNDER_SYSTEMD: '1', // the start script becomes the broker, so that signals reach it
+    });
+    writeFileSync(path.join(folder, 'enabled_plugins'), `[${plugins.join(',')}].\n`);
+    writeFileSync(path.join(folder, 'rabbitmq.conf'), config.map((line) => `${line}\n`).join(''));
+    // Started here, it ends with the rest; started by the node, it would stay.
+    start('epmd', ['-port', String(epmd), '-address', '127.0.0.1'], { stdio: 'ignore', env: { PATH: process.env.PATH } });
+    await broker.boot();
+    return broker;
+  }
+
+  /** Starts the node, the first time or again after kill(), and waits until it answers. */
+  async boot(): Promise<void> {
+    const command = findCommand('rabbitmq-server');
+    if (!command) throw new Error('There is no rabbitmq-server: run npm run setup');
+    const child = start(command, [], { env: this.env, stdio: ['ignore', 'pipe', 'pipe'] });
+    this.output = '';
+    for (const stream of [child.stdout!, child.stderr!]) stream.on('data', (text) => (this.output += text));
+    this.#process = child;
+    this.ended = once(child, 'exit');
+    await until('RabbitMQ', async () => {
+      if (child.exitCode !== null) throw new Error(`RabbitMQ did not start:\n${this.output}`);
+      return answers(this.url());
+    }, 120_000);
+  }
+
+  url(vhost = '', credentials = 'guest:guest'): string {
+    return `amqp://${credentials}@${this.host}:${this.port}/${encodeURIComponent(vhost)}`;
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    this.#process!.kill(signal);
+  }
+
+  async kill(): Promise<void> {
+    this.signal('SIGKILL');
+    await this.ended;
+  }
+
+  /** Runs rabbitmqctl on it. */
+  async ctl(...args: string[]): Promise<string> {
+    const { stdout } = await promisify(execFile)(findCommand('rabbitmqctl')!, ['-q', ...args], { env: this.env });
+    return stdout;
+  }
+
+  log(): string {
+    return readFileSync(path.join(this.folder, 'log', `${this.env.RABBITMQ_NODENAME}.log`), 'utf8');
+  }
+}

@@ -1,0 +1,133 @@
+// Processes that tests, demo and benchmark start: their output line by line, and the promise that none stays behind.
+import { spawn, type ChildProcess, type SpawnOptions } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+
+export const ROOT = path.join(__dirname, '..');
+
+// However this process ends, also by SIGKILL: its end of the reaper's standard input is closed by then. The reaper
+// is a process of its own that then kills the process groups named by the files in `pids`, and removes the folder.
+const REAPER = `cat; cd "$0/pids" && for pid in *; do kill -9 "-$pid"; done; sleep 0.1; rm -rf "$0"`;
+let reaper: { folder: string; process: ChildProcess } | undefined;
+
+function scratch(): string {
+  if (!reaper) {
+    const folder = mkdtempSync(path.join(tmpdir(), 'rpc-'));
+    mkdirSync(path.join(folder, 'pids'));
+    const child = spawn('sh', ['-c', REAPER, folder], { detached: true, stdio: ['pipe', 'ignore', 'ignore'] });
+    child.unref();
+    (child.stdin as unknown as { unref(): void }).unref();
+    reaper = { folder, process: child };
+  }
+  return reaper.folder;
+}
+
+/** A new folder, which is removed with everything else. */
+export function newFolder(name: string): string {
+  return mkdtempSync(path.join(scratch(), `${name}-`));
+}
+
+/** Ends every process that was started here, and removes every folder. Safe to call again. */
+export async function cleanUp(): Promise<void> {
+  if (!reaper) return;
+  const { process: child } = reaper;
+  reaper = undefined;
+  child.ref();
+  child.stdin!.end();
+  await once(child, 'exit');
+}
+
+/** A process in a group of its own: Ctrl-C reaches only who started it, and a kill all that it started. */
+export function start(command: string, args: string[], options: SpawnOptions = {}): ChildProcess {
+  const file = path.join(scratch(), 'pids');
+  const child = spawn(command, args, { cwd: ROOT, ...options, detached: true });
+  child.on('error', () => {}); // no such command: the exit status says so
+  if (child.pid) {
+    writeFileSync(path.join(file, String(child.pid)), '');
+    child.once('exit', () => rmSync(path.join(file, String(child.pid)), { force: true }));
+  }
+  return child;
+}
+
+/** Waits until `condition` returns something true, and returns that. Fails after `deadline` ms. */
+export async function until<T>(what: string, condition: () => Promise<T> | T, deadline = 20_000): Promise<NonNullable<T>> {
+  const end = Date.now() + deadline;
+  for (;;) {
+    const result = await condition();
+    if (result) return result;
+    if (Date.now() > end) throw new Error(`${what}: not within ${deadline} ms`);
+    await pause(20);
+  }
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+/** A command whose output is read, such as one of the two scripts. */
+export class Command {
+  stdout = '';
+  stderr = '';
+  readonly child: ChildProcess;
+  readonly ended: Promise<{ status: number | null; signal: string | null }>;
+  #exit: { status: number | null; signal: string | null } | undefined;
+
+  constructor(command: string, args: string[], env: NodeJS.ProcessEnv = {}) {
+    this.child = start(command, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+    this.child.stdout!.setEncoding('utf8').on('data', (text: string) => (this.stdout += text));
+    this.child.stderr!.setEncoding('utf8').on('data', (text: string) => (this.stderr += text));
+    this.ended = new Promise((resolve) => {
+      this.child.once('close', (status, signal) => resolve((this.#exit = { status, signal })));
+    });
+  }
+
+  get running(): boolean {
+    return this.#exit === undefined;
+  }
+
+  /** Waits for the `count`th match of `pattern` in all output so far and to come. */
+  async shows(pattern: RegExp, { count = 1, deadline = 20_000 } = {}): Promise<void> {
+    const all = new RegExp(pattern.source, `g${pattern.flags.replace('g', '')}`);
+    const seen = () => ((this.stdout + this.stderr).match(all)?.length ?? 0) >= count;
+    await until(`${pattern}`, () => seen() || !this.running, deadline).catch(() => {});
+    if (!seen()) throw new Error(`no ${pattern} (${count}) in:\n${this.stdout}${this.stderr}`);
+  }
+
+  /** Waits for the process to end, and returns its exit status, or the signal's name. */
+  async exit(deadline = 20_000): Promise<number | string | null> {
+    await until('exit', () => !this.running, deadline).catch(() => {
+      throw new Error(`still running after ${deadline} ms:\n${this.stdout}${this.stderr}`);
+    });
+    return this.#exit!.status ?? this.#exit!.signal;
+  }
+
+  /** Signals the process alone, as `kill` does. */
+  kill(signal: NodeJS.Signals): void {
+    this.child.kill(signal);
+  }
+}
+
+/**
+ * Runs the main function of a script that starts processes. However it ends (Ctrl-C included), they are gone before
+ * it is; its exit status is what `main` resolves to.
+ */
+export async function runScript(main: () => Promise<number>, statusOfSignal = 130): Promise<void> {
+  const signalled = new Promise<number>((resolve) => {
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => resolve(statusOfSignal));
+  });
+  const status = await Promise.race([main(), signalled]).catch((error: Error) => {
+    console.error(error.message);
+    return 1;
+  });
+  await cleanUp();
+  process.stdout.write('', () => process.exit(status));
+}

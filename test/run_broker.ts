@@ -1,0 +1,23 @@
+// npm run broker: a private RabbitMQ in the foreground, with the management UI, until Ctrl-C.
+import { Broker, answers } from './broker';
+import { runScript } from './processes';
+
+const URL = 'amqp://guest:guest@localhost:5672';
+
+async function main(): Promise<number> {
+  if (await answers(URL)) {
+    console.log(`RabbitMQ answers at ${URL} already.`);
+    return 0;
+  }
+  console.log('Starting RabbitMQ ...');
+  const config = ['management.tcp.port = 15672', 'management.tcp.ip = 127.0.0.1'];
+  const broker = await Broker.start({ port: 5672, plugins: ['rabbitmq_management'], config });
+  console.log(`RabbitMQ is ready at ${URL}`);
+  console.log('Management UI at http://localhost:15672 (user guest, password guest)');
+  console.log('Ctrl-C stops it and removes its data.');
+  await broker.ended;
+  console.error(`RabbitMQ ended by itself:\n${broker.output}`);
+  return 1;
+}
+
+void runScript(main, 0);
