@@ -108,6 +108,14 @@ export class Broker {
     return stdout;
   }
 
+  /** Adds a virtual host that the user guest may do all in. */
+  async addVhost(name: string): Promise<void> {
+    const vhost = `<<"${name}">>`;
+    const all = '<<".*">>';
+    await this.ctl('eval', `rabbit_vhost:add(${vhost}, <<"guest">>),
+      rabbit_auth_backend_internal:set_permissions(<<"guest">>, ${vhost}, ${all}, ${all}, ${all}, <<"guest">>).`);
+  }
+
   log(): string {
     return readFileSync(path.join(this.folder, 'log', `${this.env.RABBITMQ_NODENAME}.log`), 'utf8');
   }

@@ -1,0 +1,85 @@
+// What the end-to-end suites share: a private broker for the file, a virtual host for each test, the two scripts.
+import { connect, type Channel, type ChannelModel, type GetMessage } from 'amqplib';
+import { afterAll, afterEach, beforeAll, beforeEach } from 'vitest';
+import { Broker, type BrokerOptions } from './broker';
+import { Command, cleanUp, until } from './processes';
+
+export interface Suite {
+  readonly broker: Broker;
+  /** The virtual host of this test. */
+  readonly vhost: string;
+  readonly url: string;
+  /** Runs `src/rpc_server.ts` and waits until it serves. */
+  server(...args: string[]): Promise<Command>;
+  /** Runs one of the scripts, with this test's broker or with another environment. */
+  run(script: 'rpc_server' | 'rpc_client', args?: string[], env?: NodeJS.ProcessEnv): Command;
+  client(...args: string[]): Command;
+  /** A plain amqplib channel: the other side of the wire. */
+  peer(url?: string): Promise<{ channel: Channel; connection: ChannelModel }>;
+}
+
+export function suite(options: BrokerOptions = {}): Suite {
+  let broker: Broker;
+  let tests = 0;
+  const commands: Command[] = [];
+  const connections: ChannelModel[] = [];
+
+  const self: Suite = {
+    get broker() {
+      return broker;
+    },
+    get vhost() {
+      return `test ${tests}`;
+    },
+    get url() {
+      return broker.url(self.vhost);
+    },
+    run(script, args = [], env = {}) {
+      const command = new Command('node_modules/.bin/ts-node', [`src/${script}.ts`, ...args], { AMQP_URL: self.url, ...env });
+      commands.push(command);
+      return command;
+    },
+    async server(...args) {
+      const server = self.run('rpc_server', args);
+      await server.shows(/^ \[x\] Awaiting RPC requests$/m);
+      return server;
+    },
+    client: (...args) => self.run('rpc_client', args),
+    async peer(url = self.url) {
+      const connection = await connect(url, { noDelay: true });
+      connections.push(connection);
+      connection.on('error', () => {});
+      const channel = await connection.createChannel();
+      channel.on('error', () => {});
+      return { channel, connection };
+    },
+  };
+
+  beforeAll(async () => {
+    broker = await Broker.start(options);
+  }, 120_000);
+  beforeEach(async () => {
+    tests++;
+    await broker.addVhost(self.vhost);
+    process.env.AMQP_URL = self.url; // for the client class, where a test uses it in this process
+  }, 20_000);
+  afterEach(async () => {
+    for (const connection of connections.splice(0)) void connection.close().catch(() => {});
+    for (const { child } of commands) child.kill('SIGKILL');
+    await Promise.all(commands.splice(0).map((command) => command.exit()));
+  }, 20_000);
+  afterAll(cleanUp);
+  return self;
+}
+
+/** Waits for a message in the queue, and takes it. */
+export async function take(channel: Channel, queue: string, deadline?: number): Promise<GetMessage> {
+  return until(`a message in ${queue}`, async () => (await channel.get(queue, { noAck: true })) || undefined, deadline);
+}
+
+/** Sends each `~` in properties as a byte that is no UTF-8, which amqplib itself never sends. */
+export function garble({ connection }: ChannelModel): void {
+  const { stream } = connection as unknown as { stream: { write(bytes: Buffer): boolean } };
+  const write = stream.write.bind(stream);
+  stream.write = (bytes) => write(Buffer.from(bytes.map((byte) => (byte === 0x7e ? 0xff : byte))));
+}
