@@ -40,28 +40,24 @@ export async function connect(options: ConnectOptions): Promise<amqp.RecoveringC
     // amqplib listens only once this has resolved; until then an error would end the process, a close go unnoticed.
     connection.on('error', () => {});
     let lost: Error | undefined;
-    let closed = false;
-    const closing = new Promise<void>((resolve) => {
-      connection.once('close', (error) => {
-        trouble = lost ?? error ?? new Error('the connection was closed');
-        closed = true;
-        resolve();
-      });
+    const closed = new Promise<never>((_, reject) => {
+      connection.once('close', (error) => reject((trouble = lost ?? error ?? new Error('the connection was closed'))));
     });
     const drop = (error: Error) => {
       lost ??= error;
-      connection.close().catch(() => {}); // it may be closing already
+      connection.close().catch(() => {}); // it may be closing, or closed, already
     };
-    try {
+    const setUp = async () => {
       const channel = await connection.createChannel();
       channel.on('error', drop);
       channel.on('cancel', () => drop(new Error('the broker cancelled the consumer: its queue is gone')));
       await options.setUp(channel, connection);
-      if (closed) throw trouble;
+    };
+    try {
+      await Promise.race([setUp(), closed]);
     } catch (error) {
-      drop(error as Error);
-      await closing; // amqplib would wait for ever for a connection that dies while it is closing
-      throw trouble;
+      drop(error as Error); // or amqplib would, and wait for ever where the broker dies in the meantime
+      throw error;
     }
   };
 
@@ -86,6 +82,8 @@ export async function connect(options: ConnectOptions): Promise<amqp.RecoveringC
   });
   connection.on('error', () => {}); // 'close' and 'connect-failed' say the same
   connection.on('connect-failed', (error) => (trouble = error));
+  connection.on('blocked', (reason) => options.log(`${address} is blocking publishers: ${reason}`));
+  connection.on('unblocked', () => options.log(`${address} is not blocking publishers any more`));
   connection.on('connect', () => {
     if (away) options.log(`Connected to ${address}.`);
     connected = true;
@@ -126,7 +124,7 @@ function refusal(error: Error & { code?: unknown }, url: URL): string | undefine
   }
   if (code === 403) return `refuses permission: ${message}`;
   if (/CERT|SIGNATURE|ISSUER|^ERR_(TLS|SSL)/.test(String(code))) {
-    return `cannot be trusted: ${message} (${code}). NODE_EXTRA_CA_CERTS names a file with the CA to trust`;
+    return `fails the TLS handshake: ${message} (${code}). NODE_EXTRA_CA_CERTS names a file of the CAs to trust`;
   }
   return undefined;
 }
@@ -145,7 +143,7 @@ export async function inspectQueue(
   channel.on('error', () => {}); // checkQueue rejects with it
   try {
     const queue = await channel.checkQueue(QUEUE);
-    await channel.close();
+    channel.close().catch(() => {}); // not awaited: it would never settle if the connection is lost meanwhile
     return queue;
   } catch (error) {
     if ((error as { code?: number }).code === 404) return undefined;

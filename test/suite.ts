@@ -77,9 +77,10 @@ export async function take(channel: Channel, queue: string, deadline?: number): 
   return until(`a message in ${queue}`, async () => (await channel.get(queue, { noAck: true })) || undefined, deadline);
 }
 
-/** Sends each `~` in properties as a byte that is no UTF-8, which amqplib itself never sends. */
+/** Sends each run of eight or more `~` in properties as bytes that are no UTF-8, which amqplib itself never does. */
 export function garble({ connection }: ChannelModel): void {
   const { stream } = connection as unknown as { stream: { write(bytes: Buffer): boolean } };
   const write = stream.write.bind(stream);
-  stream.write = (bytes) => write(Buffer.from(bytes.map((byte) => (byte === 0x7e ? 0xff : byte))));
+  const spoil = (text: string) => text.replace(/~{8,}/g, (run) => '\xff'.repeat(run.length));
+  stream.write = (bytes) => write(bytes.length > 4_096 ? bytes : Buffer.from(spoil(bytes.toString('latin1')), 'latin1'));
 }
