@@ -2,20 +2,10 @@ import { execFileSync } from 'node:child_process';
 import { describe, expect, test } from 'vitest';
 import { fib } from '../src/fib';
 import { RpcClient } from '../src/rpc_client';
-import { until } from './processes';
+import { generator, until } from './processes';
 import { garble, suite } from './suite';
 
 const it = suite();
-
-/** mulberry32: small, seeded, good enough for test data. */
-function generator(seed: number): () => number {
-  return () => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 describe('10,000 random requests', () => {
   test('take no server down, fill no memory, and each that is well formed is answered', async () => {

@@ -73,6 +73,21 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
+/** Random numbers from 0 to 1, always the same for a seed (mulberry32). */
+export function generator(seed: number): () => number {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** A Markdown table. */
+export function table(head: string[], rows: (string | number)[][]): string {
+  return [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
+}
+
 /** A command whose output is read, such as one of the two scripts. */
 export class Command {
   stdout = '';
