@@ -174,11 +174,11 @@ export class RpcClient {
     this.#silence.refresh();
     const call = this.#settle(properties.correlationId);
     const text = content.toString('utf8', 0, MAX_DIGITS + 1);
-    const start = printable(JSON.stringify(text.slice(0, 40)));
-    if (!call) this.#log(`Dropped a reply that no call waits for: ${start}`);
+    const start = () => printable(JSON.stringify(text.slice(0, 40)));
+    if (!call) this.#log(`Dropped a reply that no call waits for: ${start()}`);
     else if (properties.type === 'error') call.reject(new Error(printable(text.slice(0, 500)) || 'unknown error'));
     else if (/^\d+$/.test(text) && text.length <= MAX_DIGITS) call.resolve(BigInt(text));
-    else call.reject(new Error(`the reply is not a number: it begins with ${start} and has ${content.length} bytes`));
+    else call.reject(new Error(`the reply is not a number: it begins with ${start()} and has ${content.length} bytes`));
   }
 
   #onReturn({ properties: { correlationId: id } }: Message): void {
