@@ -1,11 +1,11 @@
 // The RPC client: one exclusive reply queue for all calls; the correlation id says which call a reply belongs to.
 // The class is for programs of your own; the script below it calls it from the command line.
 import { IllegalOperationError } from 'amqplib';
-import type { Channel, ConsumeMessage, Message, RecoveringChannelModel } from 'amqplib';
+import type { ChannelModel, ConfirmChannel, ConsumeMessage, Message, RecoveringChannelModel } from 'amqplib';
 import { randomUUID } from 'node:crypto';
-import { setTimeout as pause } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { QUEUE, close, connect, inspectQueue, parseMilliseconds, print, printable, run, warn } from './connection';
+import { QUEUE, closeConnection, inspectQueue, openConnection } from './connection';
+import { parseMilliseconds, print, printable, run, warn } from './connection';
 import { MAX_DIGITS, parseArgument } from './fib';
 
 const USAGE = `Usage: npx ts-node src/rpc_client.ts [--timeout MS] [N ...]
@@ -22,6 +22,7 @@ Exit status: 0 every call was answered, 1 one was not, 2 wrong usage
 `;
 
 const START_A_SERVER = 'start a server with: npx ts-node src/rpc_server.ts';
+const NO_QUEUE = `there is no ${QUEUE}: ${START_A_SERVER}`;
 
 /** Time in ms for servers to return, too, after the client has: until then a missing rpc_queue is no reason to fail. */
 const RETURN_OF_SERVERS = 10_000;
@@ -42,12 +43,47 @@ interface Call {
   n: number;
   /** In milliseconds, on the clock of performance.now(). */
   deadline: number;
-  timeout: NodeJS.Timeout;
-  /** Whether to try again, until the deadline, where there is no rpc_queue: the server may be on its way back. */
+  /** Rejects the call at its deadline. */
+  timer: NodeJS.Timeout;
+  /** Whether to try again, until the deadline, where there is no rpc_queue: its servers may be on their way back. */
   patient: boolean;
   retry?: NodeJS.Timeout;
   resolve: (value: bigint) => void;
   reject: (error: Error) => void;
+}
+
+/** What a call without a reply can say of the reason: kept, since a frozen broker would not answer when it is asked. */
+class LastSeen {
+  text = `${QUEUE} was not looked at`;
+  #lookedAt = -Infinity; // in milliseconds, on the clock of performance.now()
+  #looking: Promise<void> | undefined;
+
+  constructor(readonly connection: RecoveringChannelModel) {}
+
+  /** Takes what is so until the next look. */
+  note(text: string): void {
+    this.text = text;
+    this.#lookedAt = -Infinity;
+  }
+
+  /** Looks at the queue, unless that was done in the last 100 ms. Never rejects. */
+  look(): Promise<void> {
+    if (performance.now() - this.#lookedAt < 100) return Promise.resolve();
+    this.#looking ??= this.#inspect()
+      .catch(() => {}) // the connection is lost: the next look will tell
+      .finally(() => (this.#looking = undefined));
+    return this.#looking;
+  }
+
+  async #inspect(): Promise<void> {
+    const queue = await inspectQueue(this.connection);
+    this.#lookedAt = performance.now();
+    const count = (n: number, noun: string) => `${n} ${noun}${n === 1 ? '' : 's'}`;
+    this.text = queue
+      ? `${QUEUE} has ${count(queue.consumerCount, 'server')} and ${count(queue.messageCount, 'waiting request')}`
+      : NO_QUEUE;
+    if (queue?.consumerCount === 0) this.text += `: ${START_A_SERVER}`;
+  }
 }
 
 /**
@@ -62,20 +98,24 @@ interface Call {
 export class RpcClient {
   readonly #pending = new Map<string, Call>(); // by correlation id
   readonly #log: (line: string) => void;
-  #connection: RecoveringChannelModel | undefined;
-  #channel: Channel | undefined;
+  readonly #connection: RecoveringChannelModel;
+  readonly #lastSeen: LastSeen;
+  readonly #silence = setTimeout(() => this.#onSilence(), 1_000).unref();
+  #silenceTold = false;
+  #model: ChannelModel | undefined; // the connection as it is now, and its channel
+  #channel: ConfirmChannel | undefined;
   #replyQueue = '';
   #patientUntil = 0;
   #ended: Error | undefined;
 
-  // What a call that gets no reply can say of the reason. It is kept, since a frozen broker would not answer in time.
-  #lastSeen = `${QUEUE} was not looked at yet`;
-  #looking: Promise<void> | undefined;
-  #told = false;
-  readonly #silence = setTimeout(() => this.#onSilence(), 1_000).unref();
-
-  private constructor(log: (line: string) => void) {
+  private constructor(connection: RecoveringChannelModel, log: (line: string) => void) {
+    this.#connection = connection;
     this.#log = log;
+    this.#lastSeen = new LastSeen(connection);
+    connection.on('reconnect-failed', (error) => this.#end(error));
+    connection.on('disconnect', () => this.#lastSeen.note('the connection to the broker is lost'));
+    connection.on('blocked', (reason) => this.#lastSeen.note(`the broker is blocking publishers (${printable(reason)})`));
+    connection.on('unblocked', () => void this.#lastSeen.look());
   }
 
   /**
@@ -86,38 +126,44 @@ export class RpcClient {
    */
   static async connect({ timeout = 30_000, log = () => {} }: RpcClientOptions = {}): Promise<RpcClient> {
     parseMilliseconds('timeout', String(timeout), 1);
-    const client = new RpcClient(log);
-    const setUp = (channel: Channel) => client.#setUp(channel);
-    const connection = await connect({ name: 'rpc_client', waitForBroker: false, log, setUp });
-    client.#connection = connection;
-    connection.on('reconnect-failed', (error) => client.#end(error));
-    connection.on('disconnect', () => (client.#lastSeen = 'the connection to the broker is lost'));
-    connection.on('blocked', (reason) => (client.#lastSeen = `the broker is blocking publishers (${printable(reason)})`));
+    const connection = await openConnection({
+      name: 'rpc_client',
+      waitForBroker: false,
+      setUp: async (model, watch) => client.#setUp(model, watch(await model.createConfirmChannel())),
+      log,
+    });
+    const client = new RpcClient(connection, log);
+    const late = setTimeout(() => {
+      client.#end(new Error(`the broker has not answered within ${timeout} ms`));
+      void connection.close(); // which rejects the wait for it
+    }, timeout);
     try {
-      const late = pause(timeout, undefined, { ref: false }).then(() => {
-        throw new Error(`The broker has not answered within ${timeout} ms`);
-      });
-      await Promise.race([connection.waitForConnect(), late]);
+      await connection.waitForConnect();
       return client;
     } catch (error) {
+      const reason = client.#ended ?? error;
       await client.close();
-      throw error;
+      throw reason;
+    } finally {
+      clearTimeout(late);
     }
   }
 
-  /** The callback queue of the tutorial; what is still unanswered is sent again, with its new name to reply to. */
-  async #setUp(channel: Channel): Promise<void> {
+  /** The callback queue of the tutorial. What is still unanswered is sent again, with its new name to reply to. */
+  async #setUp(model: ChannelModel, channel: ConfirmChannel): Promise<void> {
     const { queue } = await channel.assertQueue('', { exclusive: true, durable: false });
     await channel.consume(queue, (reply) => reply && this.#onReply(reply), { noAck: true });
     channel.on('return', (request) => this.#onReturn(request));
-    if (this.#channel) this.#patientUntil = performance.now() + RETURN_OF_SERVERS;
+    const again = this.#channel !== undefined;
+    if (again && performance.now() > this.#patientUntil) this.#patientUntil = performance.now() + RETURN_OF_SERVERS;
+    this.#model = model;
     this.#channel = channel;
     this.#replyQueue = queue;
     for (const [id, call] of this.#pending) {
       call.patient = true;
       this.#send(id, call);
     }
-    void this.#look();
+    void this.#lastSeen.look();
   }
 
   /**
@@ -125,8 +171,8 @@ export class RpcClient {
    *
    * @param n a whole number from 0 to 1,000,000
    * @returns fib(n); rejects with an Error if the server reports one, if the reply is not a number, if there is no
-   * rpc_queue, if the timeout is over, if the broker refuses the client, or if the client is closed; with a
-   * RangeError if n or the timeout is out of its range
+   * rpc_queue or the broker refuses the request, if the timeout is over, or if the client is closed or has lost its
+   * broker for good; with a RangeError if n or the timeout is out of its range
    */
   call(n: number, { timeout = 30_000 }: CallOptions = {}): Promise<bigint> {
     return new Promise((resolve, reject) => {
@@ -134,16 +180,18 @@ export class RpcClient {
       parseMilliseconds('timeout', String(timeout), 1);
       if (this.#ended) throw this.#ended;
       if (this.#pending.size === 0) {
-        this.#told = false;
+        this.#silenceTold = false;
         this.#silence.refresh();
       }
+      void this.#lastSeen.look();
       const id = randomUUID();
+      const onDeadline = () => {
+        this.#settle(id)?.reject(new Error(`no reply within ${timeout} ms; when last seen, ${this.#lastSeen.text}`));
+      };
       const call: Call = {
         n,
         deadline: performance.now() + timeout,
-        timeout: setTimeout(() => {
-          this.#settle(id)?.reject(new Error(`no reply within ${timeout} ms; when last seen, ${this.#lastSeen}`));
-        }, timeout),
+        timer: setTimeout(onDeadline, timeout),
         patient: performance.now() < this.#patientUntil,
         resolve,
         reject,
@@ -155,14 +203,16 @@ export class RpcClient {
 
   #send(id: string, call: Call): void {
     clearTimeout(call.retry);
+    const options = {
+      contentType: 'text/plain',
+      correlationId: id,
+      replyTo: this.#replyQueue,
+      mandatory: true, // comes back at once where there is no rpc_queue
+      expiration: Math.max(1, Math.ceil(call.deadline - performance.now())), // is not computed for nobody
+    };
+    const channel = this.#channel!;
     try {
-      this.#channel?.sendToQueue(QUEUE, Buffer.from(String(call.n)), {
-        contentType: 'text/plain',
-        correlationId: id,
-        replyTo: this.#replyQueue,
-        mandatory: true, // comes back at once where there is no rpc_queue
-        expiration: Math.max(1, Math.ceil(call.deadline - performance.now())), // is not computed for nobody
-      });
+      channel.sendToQueue(QUEUE, Buffer.from(String(call.n)), options, (error) => this.#onConfirm(id, error));
     } catch (error) {
       if (!(error instanceof IllegalOperationError)) throw error;
       // The channel is closed: the set-up of the next one will send the request.
@@ -172,6 +222,7 @@ export class RpcClient {
   /** Matches a reply to its call. A reply that no call waits for came twice or too late, and is dropped. */
   #onReply({ properties, content }: ConsumeMessage): void {
     this.#silence.refresh();
+    void this.#lastSeen.look();
     const call = this.#settle(properties.correlationId);
     const text = content.toString('utf8', 0, MAX_DIGITS + 1);
     const start = () => printable(JSON.stringify(text.slice(0, 40)));
@@ -181,40 +232,45 @@ export class RpcClient {
     else call.reject(new Error(`the reply is not a number: it begins with ${start()} and has ${content.length} bytes`));
   }
 
-  #onReturn({ properties: { correlationId: id } }: Message): void {
+  /** Gets a request back from the broker, which has no rpc_queue to put it into. */
+  #onReturn({ properties }: Message): void {
+    const id = properties.correlationId;
     const call = this.#pending.get(id);
-    this.#lastSeen = `there is no ${QUEUE}: ${START_A_SERVER}`;
-    if (call?.patient) call.retry = setTimeout(() => this.#pending.has(id) && this.#send(id, call), 1_000).unref();
-    else this.#settle(id)?.reject(new Error(this.#lastSeen));
+    this.#lastSeen.note(NO_QUEUE);
+    if (call?.patient) {
+      const again = () => this.#pending.has(id) && this.#send(id, call);
+      call.retry = setTimeout(again, 1_000).unref();
+    } else {
+      this.#settle(id)?.reject(new Error(NO_QUEUE));
+    }
+  }
+
+  /**
+   * Hears whether the broker has taken the request. It refuses one (nack) where rpc_queue is full, or where it has lost
+   * sight of the queue's leader, which it may never find again on this channel, but will on a new one.
+   */
+  #onConfirm(id: string, error: Error | null): void {
+    if (error?.message !== 'message nacked') return; // taken; or the channel is closed, and the next set-up sends again
+    const model = this.#model;
+    if (performance.now() < this.#patientUntil) setTimeout(() => model?.close().catch(() => {}), 1_000).unref();
+    else this.#settle(id)?.reject(new Error(`the broker refuses the request: ${QUEUE} is full, or has no leader`));
   }
 
   /** After each second in which calls were pending and no reply came: looks at the queue, and says so, once. */
   async #onSilence(): Promise<void> {
     if (this.#pending.size === 0) return;
     this.#silence.refresh();
-    await this.#look();
-    if (this.#told || this.#pending.size === 0) return;
-    this.#told = true;
-    this.#log(`No reply for a second: ${this.#lastSeen}`);
-  }
-
-  #look(): Promise<void> {
-    const look = async () => {
-      const queue = await inspectQueue(this.#connection!);
-      const count = (n: number, noun: string) => `${n} ${noun}${n === 1 ? '' : 's'}`;
-      this.#lastSeen = queue
-        ? `${QUEUE} has ${count(queue.consumerCount, 'server')} and ${count(queue.messageCount, 'waiting request')}`
-        : `there is no ${QUEUE}`;
-      if (!queue?.consumerCount) this.#lastSeen += `: ${START_A_SERVER}`;
-    };
-    this.#looking ??= look().catch(() => {}).finally(() => (this.#looking = undefined)); // lost: the next will tell
-    return this.#looking;
+    await this.#lastSeen.look();
+    if (this.#silenceTold || this.#pending.size === 0) return;
+    this.#silenceTold = true;
+    this.#log(`No reply for a second: ${this.#lastSeen.text}`);
   }
 
   /** Takes the call off the list of those pending, if it is on it. */
   #settle(id: string): Call | undefined {
     const call = this.#pending.get(id);
-    clearTimeout(call?.timeout);
+    clearTimeout(call?.timer);
+    clearTimeout(call?.retry);
     this.#pending.delete(id);
     return call;
   }
@@ -225,10 +281,13 @@ export class RpcClient {
     for (const id of this.#pending.keys()) this.#settle(id)?.reject(this.#ended);
   }
 
-  /** Rejects the calls that are pending and any that come later, and closes the connection, in a second at most. */
+  /**
+   * Rejects the calls that are pending and any that come later, and closes the connection: in a second at most, after
+   * which a frozen broker may still hold the socket, and with it a process that does not call process.exit().
+   */
   async close(): Promise<void> {
     this.#end(new Error('the client is closed'));
-    if (this.#connection) await close(this.#connection, this.#channel);
+    await closeConnection(this.#connection, this.#channel);
   }
 }
 

@@ -45,10 +45,19 @@ describe.each(['rpc_server', 'rpc_client'] as const)('%s says what was refused, 
     ['a # in the password', `amqp://guest:12#${PASSWORD}@localhost`, /AMQP_URL holds an @ behind the host/],
     ['a / in the password', `amqp://guest:12/${PASSWORD}@localhost`, /AMQP_URL holds an @ behind the host/],
     ['a bad port', `amqp://guest:${PASSWORD}@localhost:99999`, /AMQP_URL is not a URL/],
-    ['a bad heartbeat', `amqp://guest:${PASSWORD}@localhost?heartbeat=often`, /heartbeat in AMQP_URL must be whole seconds, not often/],
+    ['a bad heartbeat', `amqp://guest:${PASSWORD}@localhost?heartbeat=often`, /heartbeat in AMQP_URL must be whole seconds, not "often"/],
   ])('%s in AMQP_URL', async (_, url, message) => {
     await expectRefused(script, url, message);
   });
+});
+
+test('a user name and a password of any characters let both sides in', async () => {
+  await it.broker.ctl('add_user', 'é#:', 'pä/%1@');
+  await it.broker.ctl('set_permissions', '-p', it.vhost, 'é#:', '.*', '.*', '.*');
+  const AMQP_URL = it.broker.url(it.vhost, `${encodeURIComponent('é#:')}:${encodeURIComponent('pä/%1@')}`);
+  const server = it.run('rpc_server', [], { AMQP_URL });
+  await server.shows(/Awaiting/);
+  expect(await it.run('rpc_client', [], { AMQP_URL }).exit()).toBe(0);
 });
 
 describe('permissions', () => {

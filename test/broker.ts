@@ -31,6 +31,10 @@ export interface BrokerOptions {
   plugins?: string[];
   /** Lines of rabbitmq.conf. */
   config?: string[];
+  /** The Erlang name of the node. */
+  node?: string;
+  /** A broker that this one is to form a cluster with: they share the Erlang cookie and the port mapper. */
+  peer?: Broker;
 }
 
 export class Broker {
@@ -46,15 +50,15 @@ export class Broker {
   ) {}
 
   static async start(options: BrokerOptions = {}): Promise<Broker> {
-    const { port = await freePort(), host = '127.0.0.1', plugins = [], config = [] } = options;
+    const { port = await freePort(), host = '127.0.0.1', plugins = [], config = [], peer } = options;
     const folder = newFolder('broker');
-    const [distribution, epmd] = [await freePort(), await freePort()];
+    const [distribution, epmd] = [await freePort(), peer ? Number(peer.env.ERL_EPMD_PORT) : await freePort()];
     const broker = new Broker(port, host, folder, {
       PATH: process.env.PATH,
       LANG: 'C.UTF-8',
-      HOME: folder, // for the Erlang cookie
+      HOME: peer?.env.HOME ?? folder, // for the Erlang cookie
       ERL_EPMD_PORT: String(epmd),
-      RABBITMQ_NODENAME: `rpc-${port}@localhost`,
+      RABBITMQ_NODENAME: options.node ?? `rpc-${port}@localhost`,
       RABBITMQ_NODE_PORT: String(port),
       RABBITMQ_NODE_IP_ADDRESS: host,
       RABBITMQ_DIST_PORT: String(distribution),
@@ -69,7 +73,7 @@ export class Broker {
     writeFileSync(path.join(folder, 'enabled_plugins'), `[${plugins.join(',')}].\n`);
     writeFileSync(path.join(folder, 'rabbitmq.conf'), config.map((line) => `${line}\n`).join(''));
     // Started here, it ends with the rest; started by the node, it would stay.
-    start('epmd', ['-port', String(epmd), '-address', '127.0.0.1'], { stdio: 'ignore', env: { PATH: process.env.PATH } });
+    if (!peer) start('epmd', ['-port', String(epmd), '-address', '127.0.0.1'], { stdio: 'ignore', env: { PATH: process.env.PATH } });
     await broker.boot();
     return broker;
   }
@@ -82,9 +86,9 @@ export class Broker {
     this.output = '';
     for (const stream of [child.stdout!, child.stderr!]) stream.on('data', (text) => (this.output += text));
     this.#process = child;
-    this.ended = once(child, 'exit');
+    this.ended = once(child, 'exit').catch((error: Error) => (this.output += error.message));
     await until('RabbitMQ', async () => {
-      if (child.exitCode !== null) throw new Error(`RabbitMQ did not start:\n${this.output}`);
+      if (!child.pid || child.exitCode !== null) throw new Error(`${command} did not start:\n${this.output.slice(-2_000)}`);
       return answers(this.url());
     }, 120_000);
   }

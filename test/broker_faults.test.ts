@@ -11,9 +11,9 @@ const NUMBERS = ['1', '2', '3', '4', '5', '6', '7', '8'];
 const LOST = /^ \[!\] Lost the connection to RabbitMQ at 127\.0\.0\.1:\d+: .*$/m;
 const BACK = /^ \[!\] Connected to RabbitMQ at 127\.0\.0\.1:\d+\.$/m;
 
-/** Two servers with work for more than a second in front of them, and a client that waits for all of it. */
+/** Two servers with work for some seconds in front of them, and a client that waits for all of it. */
 async function atWork(...clientArgs: string[]) {
-  const servers = [await it.server('--delay', '300'), await it.server('--delay', '300')];
+  const servers = [await it.server('--delay', '700'), await it.server('--delay', '700')];
   const client = it.client(...clientArgs, ...NUMBERS);
   await client.shows(/^ \[\.\] fib/m);
   return { servers, client };
@@ -52,6 +52,17 @@ describe('a broker that is killed and started again', () => {
     await expectServed(2);
   });
 
+  test('rejects a call at its deadline while it is away, and takes it when it is back', async () => {
+    await it.server();
+    const client = await RpcClient.connect();
+    await it.broker.kill();
+    await expect(client.call(30, { timeout: 300 })).rejects.toThrow('no reply within 300 ms; when last seen, the connection to the broker is lost');
+    const call = client.call(30);
+    await it.broker.boot();
+    expect(await call).toBe(832040n);
+    await client.close();
+  });
+
   test('while it is away a server that is told to stop is gone within a second', async () => {
     const server = await it.server();
     await it.broker.kill();
@@ -73,6 +84,20 @@ describe('stop_app and start_app', () => {
     await expectServed(2);
     await expectOneLineEach([...servers, client]);
   });
+});
+
+test('a call that is back before the servers waits for them, though rpc_queue has vanished', async () => {
+  const { channel } = await it.peer();
+  await channel.assertQueue('rpc_queue', { durable: false });
+  const client = it.client('30');
+  await client.shows(/No reply/);
+  await it.broker.ctl('stop_app');
+  await it.broker.ctl('start_app');
+  await client.shows(BACK);
+  const peer = await it.peer();
+  await until('no rpc_queue', () => peer.channel.checkQueue('rpc_queue').then(() => false, () => true));
+  await it.server();
+  expect(await client.exit()).toBe(0);
 });
 
 describe('close_all_connections', () => {
@@ -163,6 +188,7 @@ describe('a broker that blocks publishers', () => {
       await it.broker.ctl('set_vm_memory_high_watermark', '0.6');
     }
     expect(await client.call(30)).toBe(832040n);
+    expect(log.join('\n')).toMatch(/is not blocking publishers any more/);
     await client.close();
   });
 });

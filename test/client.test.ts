@@ -70,6 +70,8 @@ describe('the client', () => {
     expect([others.deliveryMode, others.type]).toEqual([undefined, undefined]);
     const queues = await it.broker.ctl('list_queues', '-p', it.vhost, 'name', 'exclusive', 'messages');
     expect(queues).toContain(`${replyTo}\ttrue\t0`);
+    const consumers = await it.broker.ctl('list_consumers', '-p', it.vhost, 'queue_name', 'ack_required');
+    expect(consumers).toContain(`${replyTo}\tfalse`);
     replying(['832040'])(channel, { properties } as ConsumeMessage);
     expect(await client.exit()).toBe(0);
   });
@@ -111,10 +113,10 @@ describe('the client', () => {
 
   test('tells servers that are busy from servers that are missing', async () => {
     await it.server('--delay', '1000000');
-    const client = it.client('--timeout', '1500', '1', '2', '3');
-    expect(await client.exit(5_000)).toBe(1);
-    expect(client.stderr).toMatch(/No reply for a second: rpc_queue has 1 server and 2 waiting requests\n/);
-    expect(client.stderr).toMatch(/fib\(3\): no reply within 1500 ms; when last seen, rpc_queue has 1 server and 2 waiting requests\n/);
+    const client = it.client('--timeout', '3500', '1', '2', '3');
+    expect(await client.exit(8_000)).toBe(1);
+    expect(client.stderr.match(/No reply for a second: rpc_queue has 1 server and 2 waiting requests\n/g)).toHaveLength(1);
+    expect(client.stderr).toMatch(/fib\(3\): no reply within 3500 ms; when last seen, rpc_queue has 1 server and 2 waiting requests\n/);
   });
 
   test('reports the error of a server, escaped, and goes on with the other calls', async () => {
@@ -141,7 +143,7 @@ describe('the output of the client', () => {
 
   test('ends quietly where its reader leaves', async () => {
     await it.server();
-    const { stdout, stderr } = sh('node_modules/.bin/ts-node src/rpc_client.ts 1000000 2>&1 | head -c 100');
+    const { stdout, stderr } = sh('node_modules/.bin/ts-node src/rpc_client.ts 1000000 | head -c 100');
     expect(stdout).toBe(value.slice(0, 100));
     expect(stderr).toBe('');
   });
@@ -246,6 +248,36 @@ describe('the client class', () => {
     const client = await RpcClient.connect();
     await expect(client.call(1)).rejects.toThrow(named);
     expect(await client.call(2)).toBe(1n); // on the same connection
+    await client.close();
+  });
+
+  test('rejects a call with the error of a server, cut and escaped', async () => {
+    await peerServer(replying([`\u001b[31m${'x'.repeat(1_000)}`, { type: 'error' }]));
+    const client = await RpcClient.connect();
+    const { message } = await client.call(1).then(String, (error: Error) => error) as Error;
+    expect(message).toBe(`\\u{1b}[31m${'x'.repeat(495)}`);
+    await client.close();
+  });
+
+  test('says of a late call what the queue looks like now, not what it looked like once', async () => {
+    const client = await RpcClient.connect();
+    await expect(client.call(30)).rejects.toThrow('there is no rpc_queue');
+    const { channel } = await it.peer();
+    await channel.assertQueue('rpc_queue');
+    await channel.consume('rpc_queue', () => {});
+    const call = () => client.call(30, { timeout: 200 }).then(String, (error: Error) => error.message);
+    await until('what is so now', async () => (await call()).endsWith('when last seen, rpc_queue has 1 server and 0 waiting requests'));
+    await client.close();
+  });
+
+  test('rejects a call that the broker refuses, since the queue is full', async () => {
+    const { channel } = await it.peer();
+    await channel.assertQueue('rpc_queue', { arguments: { 'x-max-length': 1, 'x-overflow': 'reject-publish' } });
+    const client = await RpcClient.connect();
+    const first = client.call(1, { timeout: 2_000 }).catch((error: Error) => error.message);
+    await until('a full queue', async () => (await channel.checkQueue('rpc_queue')).messageCount === 1);
+    await expect(client.call(2)).rejects.toThrow('the broker refuses the request: rpc_queue is full');
+    expect(await first).toMatch(/no reply within 2000 ms/);
     await client.close();
   });
 

@@ -137,6 +137,7 @@ export class Command {
  */
 export async function runScript(main: () => Promise<number>, statusOfSignal = 130): Promise<void> {
   const signalled = new Promise<number>((resolve) => {
+    for (const stream of [process.stdout, process.stderr]) stream.on('error', () => resolve(1)); // nobody reads it
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => resolve(statusOfSignal));
   });
   const status = await Promise.race([main(), signalled]).catch((error: Error) => {

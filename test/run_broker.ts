@@ -16,8 +16,7 @@ async function main(): Promise<number> {
   console.log('Management UI at http://localhost:15672 (user guest, password guest)');
   console.log('Ctrl-C stops it and removes its data.');
   await broker.ended;
-  console.error(`RabbitMQ ended by itself:\n${broker.output}`);
-  return 1;
+  throw new Error(`RabbitMQ has ended:\n${broker.output}`); // unless it was Ctrl-C that ended it
 }
 
 void runScript(main, 0);

@@ -79,6 +79,7 @@ describe('a server that is told to stop', () => {
     await it.broker.ctl('close_all_connections', '-p', it.vhost, 'test');
     expect(await server.exit(1_000)).toBe(0);
     expect(server.stdout.match(/Awaiting|fib/g)).toEqual(['Awaiting', 'fib']);
+    expect(server.stderr).not.toMatch(/Refused|Cannot reply/);
     await it.server();
     expect(await client.exit()).toBe(0);
     expect(client.stdout).toContain(' [.] Got 832040\n');
@@ -94,6 +95,18 @@ describe('rpc_queue', () => {
     await server.shows(/Lost the connection .*the broker cancelled the consumer/);
     const client = it.client();
     expect(await client.exit()).toBe(0);
+  });
+});
+
+describe('a request whose reply takes the connection down', () => {
+  test('is gone when it has done so twice, and the others are answered', async () => {
+    const server = await it.server();
+    const { channel } = await it.peer();
+    for (let i = 0; i < 3; i++) channel.sendToQueue('rpc_queue', Buffer.from('5'), { replyTo: 'amq.rabbitmq.reply-to.!!!.!!!' });
+    const client = it.client('30');
+    expect(await client.exit()).toBe(0);
+    expect(server.stdout.match(/fib\(5\)/g)!.length).toBeLessThanOrEqual(6);
+    await queueHas({ messageCount: 0, consumerCount: 1 });
   });
 });
 

@@ -9,13 +9,19 @@ if [ ! node_modules/.package-lock.json -nt package-lock.json ]; then
 fi
 
 rabbitmq() {
-  [ -n "${RABBITMQ_SERVER:-}" ] || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] ||
+  if [ -n "${RABBITMQ_SERVER:-}" ]; then [ -x "$RABBITMQ_SERVER" ]; return; fi
+  [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] ||
     PATH="$PATH:/usr/sbin:/opt/homebrew/sbin:/usr/local/sbin" command -v rabbitmq-server
 } > /dev/null
 
 as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
+
+if [ -n "${RABBITMQ_SERVER:-}" ] && ! rabbitmq; then
+  echo "setup: RABBITMQ_SERVER is not a program: $RABBITMQ_SERVER" >&2
+  exit 1
+fi
 
 if ! rabbitmq; then
   if command -v apt-get > /dev/null; then
