@@ -163,7 +163,6 @@ export class RpcClient {
       call.patient = true;
       this.#send(id, call);
     }
-    void this.#lastSeen.look();
   }
 
   /**
@@ -183,7 +182,6 @@ export class RpcClient {
         this.#silenceTold = false;
         this.#silence.refresh();
       }
-      void this.#lastSeen.look();
       const id = randomUUID();
       const onDeadline = () => {
         this.#settle(id)?.reject(new Error(`no reply within ${timeout} ms; when last seen, ${this.#lastSeen.text}`));
@@ -198,6 +196,7 @@ export class RpcClient {
       };
       this.#pending.set(id, call);
       this.#send(id, call);
+      void this.#lastSeen.look();
     });
   }
 

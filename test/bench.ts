@@ -3,12 +3,12 @@
 import { connect } from 'amqplib';
 import { execFileSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { cpSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import path from 'node:path';
 import { MAX_N, fib } from '../src/fib';
 import { Broker } from './broker';
-import { Command, ROOT, newFolder, runScript, table } from './processes';
+import { Command, ROOT, newFolder, runScript, table, until } from './processes';
 
 const DIST = path.join(ROOT, 'dist');
 const ROUNDS = 5;
@@ -104,11 +104,16 @@ function withNagle(): string {
   return folder;
 }
 
+/** Servers that log to files: the process that measures the client is not to read what they write, too. */
 async function startServers(count: number, folder: string, url: string, ...args: string[]): Promise<Command[]> {
-  const start = () => new Command('node', [path.join(folder, 'rpc_server.js'), ...args], { AMQP_URL: url });
-  const servers = Array.from({ length: count }, start);
-  await Promise.all(servers.map((server) => server.shows(/Awaiting/)));
-  return servers;
+  const start = async () => {
+    const log = path.join(newFolder('server'), 'log');
+    const command = ['exec "$@" > "$0"', log, 'node', path.join(folder, 'rpc_server.js'), ...args];
+    const server = new Command('sh', ['-c', ...command], { AMQP_URL: url });
+    await until('a server', () => existsSync(log) && readFileSync(log, 'utf8').includes('Awaiting'));
+    return server;
+  };
+  return Promise.all(Array.from({ length: count }, start));
 }
 
 async function stop(servers: Command[]): Promise<void> {
@@ -198,6 +203,7 @@ function benchFib(): void {
     return (performance.now() - begin) / runs;
   };
   const inUnits = (ms: number) => (ms < 1 ? `${digits(ms * 1_000)} µs` : `${digits(ms)} ms`);
+  time(() => recursive(25)); // compiled by then, as fib is
   const rows = [10, 20, 30, 40, 100, 1_000, 10_000, 100_000, MAX_N].map((n) => {
     progress(`fib(${n})`);
     const rounds = <T>(work: () => T) => median(Array.from({ length: ROUNDS }, () => time(work)));
@@ -250,28 +256,30 @@ async function benchMemory(broker: Broker): Promise<void> {
   const code = `const { RpcClient } = require('./dist/rpc_client');
     (async () => {
       const client = await RpcClient.connect();
-      for (const calls of [0, 10_000, 90_000]) {
+      for (const calls of [0, 100_000, 100_000, 100_000]) {
         let left = calls;
         const keepCalling = async () => { while (left-- > 0) await client.call(30); };
         await Promise.all(Array.from({ length: 64 }, keepCalling));
-        console.log('reached');
+        gc();
+        console.log('reached', process.memoryUsage().heapUsed / 2 ** 20);
         await new Promise((resolve) => process.stdin.once('data', resolve));
       }
       process.exit();
     })();`;
-  const asking = new Command('node', ['-e', code], { AMQP_URL: broker.url() }, 'pipe');
+  const asking = new Command('node', ['--expose-gc', '-e', code], { AMQP_URL: broker.url() }, 'pipe');
   const size = ({ child }: Command) => digits(Number(execFileSync('ps', ['-o', 'rss=', '-p', String(child.pid)])) / 1_024);
   const rows: (string | number)[][] = [];
-  for (const [i, calls] of ['idle', '10,000', '100,000'].entries()) {
+  for (const [i, calls] of ['0', '100,000', '200,000', '300,000'].entries()) {
     progress(`memory: ${calls} calls`);
     await asking.shows(/reached/, { count: i + 1, deadline: 120_000 });
-    rows.push([calls, size(server!), size(asking)]);
+    const heap = asking.stdout.trim().split(/\s+/).at(-1);
+    rows.push([calls, size(server!), size(asking), digits(Number(heap))]);
     asking.child.stdin!.write('\n');
   }
   await asking.exit();
   await stop([server!]);
-  console.log('\n### Memory (resident size)\n');
-  console.log(table(['calls made', 'server, MB', 'client, MB'], rows));
+  console.log('\n### Memory\n');
+  console.log(table(['calls made', 'server, resident, MB', 'client, resident, MB', 'client, heap in use, MB'], rows));
 }
 
 async function main(): Promise<number> {
