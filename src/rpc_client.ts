@@ -52,40 +52,6 @@ interface Call {
   reject: (error: Error) => void;
 }
 
-/** What a call without a reply can say of the reason: kept, since a frozen broker would not answer when it is asked. */
-class LastSeen {
-  text = `${QUEUE} was not looked at`;
-  #lookedAt = -Infinity; // in milliseconds, on the clock of performance.now()
-  #looking: Promise<void> | undefined;
-
-  constructor(readonly connection: RecoveringChannelModel) {}
-
-  /** Takes what is so until the next look. */
-  note(text: string): void {
-    this.text = text;
-    this.#lookedAt = -Infinity;
-  }
-
-  /** Looks at the queue, unless that was done in the last 100 ms. Never rejects. */
-  look(): Promise<void> {
-    if (performance.now() - this.#lookedAt < 100) return Promise.resolve();
-    this.#looking ??= this.#inspect()
-      .catch(() => {}) // the connection is lost: the next look will tell
-      .finally(() => (this.#looking = undefined));
-    return this.#looking;
-  }
-
-  async #inspect(): Promise<void> {
-    const queue = await inspectQueue(this.connection);
-    this.#lookedAt = performance.now();
-    const count = (n: number, noun: string) => `${n} ${noun}${n === 1 ? '' : 's'}`;
-    this.text = queue
-      ? `${QUEUE} has ${count(queue.consumerCount, 'server')} and ${count(queue.messageCount, 'waiting request')}`
-      : NO_QUEUE;
-    if (queue?.consumerCount === 0) this.text += `: ${START_A_SERVER}`;
-  }
-}
-
 /**
  * Calls fib on whichever server is free, over one connection and one reply queue, however many calls are in flight.
  * A connection that is lost comes back by itself, and what is still unanswered is sent again.
@@ -287,6 +253,40 @@ export class RpcClient {
   async close(): Promise<void> {
     this.#end(new Error('the client is closed'));
     await closeConnection(this.#connection, this.#channel);
+  }
+}
+
+/** What a call without a reply can say of the reason: kept, since a frozen broker would not answer when it is asked. */
+class LastSeen {
+  text = `${QUEUE} was not looked at`;
+  #lookedAt = -Infinity; // in milliseconds, on the clock of performance.now()
+  #looking: Promise<void> | undefined;
+
+  constructor(readonly connection: RecoveringChannelModel) {}
+
+  /** Takes what is so until the next look. */
+  note(text: string): void {
+    this.text = text;
+    this.#lookedAt = -Infinity;
+  }
+
+  /** Looks at the queue, unless that was done in the last 100 ms. Never rejects. */
+  look(): Promise<void> {
+    if (performance.now() - this.#lookedAt < 100) return Promise.resolve();
+    this.#looking ??= this.#inspect()
+      .catch(() => {}) // the connection is lost: the next look will tell
+      .finally(() => (this.#looking = undefined));
+    return this.#looking;
+  }
+
+  async #inspect(): Promise<void> {
+    const queue = await inspectQueue(this.connection);
+    this.#lookedAt = performance.now();
+    const count = (n: number, noun: string) => `${n} ${noun}${n === 1 ? '' : 's'}`;
+    this.text = queue
+      ? `${QUEUE} has ${count(queue.consumerCount, 'server')} and ${count(queue.messageCount, 'waiting request')}`
+      : NO_QUEUE;
+    if (queue?.consumerCount === 0) this.text += `: ${START_A_SERVER}`;
   }
 }
 

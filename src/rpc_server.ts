@@ -40,7 +40,7 @@ async function serve(delay: number): Promise<number> {
       if (!(await inspectQueue(newConnection))) await newChannel.assertQueue(QUEUE, { durable: true });
       await newChannel.prefetch(1);
       const take = (request: ConsumeMessage | null) => {
-        if (request) inHand = answer(newChannel, request, delay, lost.signal);
+        if (request) inHand = inHand.then(() => answer(newChannel, request, delay, lost.signal));
       };
       channel = newChannel;
       await newChannel.consume(QUEUE, take, { consumerTag: CONSUMER_TAG, noAck: false });
@@ -81,17 +81,20 @@ async function answer(channel: Channel, request: ConsumeMessage, delay: number, 
     body = (error as Error).message;
     warn(`Refused a request: ${body}`);
   }
-  // One that comes again is acknowledged first: perhaps the reply is what took the connection down the last time.
-  const { redelivered } = request.fields;
-  try {
-    if (redelivered) channel.ack(request);
+  const reply = () => {
     const options = { correlationId, type, contentType: 'text/plain' };
     if (replyTo) channel.sendToQueue(replyTo, Buffer.from(body), options);
-  } catch (error) {
-    if (error instanceof IllegalOperationError) return; // the channel is closed: the request will be delivered again
-    warn(`Cannot reply: ${(error as Error).message}`); // and never could: reply_to or correlation_id is no UTF-8
+  };
+  const acknowledge = () => channel.ack(request);
+  // One that comes again is acknowledged first: perhaps the reply is what took the connection down the last time.
+  for (const step of request.fields.redelivered ? [acknowledge, reply] : [reply, acknowledge]) {
+    try {
+      step();
+    } catch (error) {
+      if (error instanceof IllegalOperationError) return; // the channel is closed: the request will be delivered again
+      warn(`Cannot reply: ${(error as Error).message}`); // and never could: reply_to or correlation_id is no UTF-8
+    }
   }
-  if (!redelivered) channel.ack(request);
 }
 
 if (require.main === module) void run(USAGE, parseDelay, serve);
