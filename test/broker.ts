@@ -1,6 +1,7 @@
 // A private RabbitMQ: ports, folders, name and cookie of its own, and nothing left of it when it is stopped.
 import { connect } from 'amqplib';
 import { execFile, type ChildProcess } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -50,6 +51,13 @@ export class Broker {
   ) {}
 
   static async start(options: BrokerOptions = {}): Promise<Broker> {
+    const broker = await Broker.prepare(options);
+    await broker.boot();
+    return broker;
+  }
+
+  /** All but the node itself, which boot() starts. */
+  static async prepare(options: BrokerOptions): Promise<Broker> {
     const { port = await freePort(), host = '127.0.0.1', plugins = [], config = [], peer } = options;
     const folder = newFolder('broker');
     const [distribution, epmd] = [await freePort(), peer ? Number(peer.env.ERL_EPMD_PORT) : await freePort()];
@@ -72,9 +80,9 @@ export class Broker {
     });
     writeFileSync(path.join(folder, 'enabled_plugins'), `[${plugins.join(',')}].\n`);
     writeFileSync(path.join(folder, 'rabbitmq.conf'), config.map((line) => `${line}\n`).join(''));
+    if (!peer) writeFileSync(path.join(folder, '.erlang.cookie'), randomUUID(), { mode: 0o400 });
     // Started here, it ends with the rest; started by the node, it would stay.
     if (!peer) start('epmd', ['-port', String(epmd), '-address', '127.0.0.1'], { stdio: 'ignore', env: { PATH: process.env.PATH } });
-    await broker.boot();
     return broker;
   }
 

@@ -139,7 +139,10 @@ describe('the client', () => {
 
 describe('the output of the client', () => {
   const value = ` [x] Requesting fib(1000000)\n [.] Got ${fib(1_000_000)}\n`;
-  const sh = (command: string) => spawnSync('sh', ['-c', command], { cwd: ROOT, encoding: 'utf8', env: { ...process.env, AMQP_URL: it.url } });
+  const sh = (command: string) => {
+    const { npm_config_call, ...env } = process.env; // what `npx -c 'npm test'` was told, and would tell npx again
+    return spawnSync('sh', ['-c', command], { cwd: ROOT, encoding: 'utf8', env: { ...env, AMQP_URL: it.url } });
+  };
 
   test('ends quietly where its reader leaves', async () => {
     await it.server();
@@ -151,7 +154,7 @@ describe('the output of the client', () => {
   test('is whole in a file, and through a pipe with a slow reader', async () => {
     await it.server();
     const { stdout } = sh('f=$(mktemp); npx ts-node src/rpc_client.ts 1000000 > $f; cat $f; rm $f');
-    expect(stdout).toBe(value);
+    expect(stdout === value).toBe(true); // 208,988 digits
     const slow = sh('node_modules/.bin/ts-node src/rpc_client.ts 1000000 | (sleep 2; sha256sum)'); // a reader, not a wait
     expect(slow.stdout.slice(0, 64)).toBe(createHash('sha256').update(value).digest('hex'));
   });

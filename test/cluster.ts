@@ -39,8 +39,9 @@ async function startCluster(): Promise<Broker[]> {
   const brokers: Broker[] = [];
   for (const [i, node] of NODES.entries()) {
     const peer = brokers[0] ? { peer: brokers[0] } : {};
-    brokers.push(await Broker.start({ port, host: ADDRESSES[i]!, node, config, ...peer }));
+    brokers.push(await Broker.prepare({ port, host: ADDRESSES[i]!, node, config, ...peer }));
   }
+  await Promise.all(brokers.map((broker) => broker.boot())); // together, since RabbitMQ 4 waits for the others
   return brokers;
 }
 
