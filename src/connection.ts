@@ -134,7 +134,8 @@ function refusal(error: Error & { code?: unknown }, user: string, url: URL, reac
   }
   if (code === 403 && !message.includes('in exclusive use')) return `refuses permission: ${message}`;
   if (/CERT|SIGNATURE|ISSUER|^ERR_(TLS|SSL)/.test(String(code))) {
-    return `fails the TLS handshake: ${message} (${code}). NODE_EXTRA_CA_CERTS names a file of the CAs to trust`;
+    const hint = /SSL/.test(String(code)) ? '' : '. NODE_EXTRA_CA_CERTS names a file of the CAs to trust';
+    return `fails the TLS handshake: ${message.trim()} (${code})${hint}`;
   }
   return undefined;
 }
@@ -196,7 +197,7 @@ export function warn(line: string): void {
   process.stderr.write(` [!] ${printable(line)}\n`);
 }
 
-/** Escapes control, format and unassigned characters, as \u{1b}; everything else stays as it is. */
+/** Escapes what is no character to be seen (Unicode's category C, line separators) as \u{1b}; the rest stays. */
 export function printable(text: string): string {
   return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`);
 }

@@ -24,7 +24,10 @@ Exit status: 0 every call was answered, 1 one was not, 2 wrong usage
 const START_A_SERVER = 'start a server with: npx ts-node src/rpc_server.ts';
 const NO_QUEUE = `there is no ${QUEUE}: ${START_A_SERVER}`;
 
-/** Time in ms for servers to return, too, after the client has: until then a missing rpc_queue is no reason to fail. */
+/**
+ * Time in ms for servers to return, too, after the client has: until then a missing rpc_queue is no reason to fail. It
+ * does not begin anew while it runs, or a full queue, which makes the client connect anew, would renew it for ever.
+ */
 const RETURN_OF_SERVERS = 10_000;
 
 export interface RpcClientOptions {

@@ -92,7 +92,7 @@ async function answer(channel: Channel, request: ConsumeMessage, delay: number, 
       step();
     } catch (error) {
       if (error instanceof IllegalOperationError) return; // the channel is closed: the request will be delivered again
-      warn(`Cannot reply: ${(error as Error).message}`); // and never could: reply_to or correlation_id is no UTF-8
+      warn(`Cannot reply: ${(error as Error).message}`); // and never could: an id that is no UTF-8 grows too long
     }
   }
 }

@@ -26,7 +26,10 @@ async function main(): Promise<number> {
   const servers = ['server 1', 'server 2'].map((name) => run(name, 'src/rpc_server.ts', '--delay', '500'));
   await Promise.all(servers.map((server) => server.shows(/Awaiting|\[!\]/)));
   const client = run('client', 'src/rpc_client.ts', ...NUMBERS);
-  return Number(await client.exit(60_000));
+  const status = Number(await client.exit(60_000));
+  for (const server of servers) server.kill('SIGTERM');
+  await Promise.all(servers.map((server) => server.exit())); // before the broker, whose loss they would report
+  return status;
 }
 
 void runScript(main);

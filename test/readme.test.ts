@@ -25,6 +25,10 @@ describe('the README', () => {
     for (const [, file, name] of tests) expect(read('test', file!)).toContain(`'${name}'`);
   });
 
+  test('has a sequence diagram without semicolons, which end a statement there', () => {
+    expect(/```mermaid\nsequenceDiagram\n([^]*?)```/.exec(readme)![1]).not.toContain(';');
+  });
+
   test('quotes only lines that are in the source', () => {
     const source = ['fib', 'connection', 'rpc_server', 'rpc_client'].map((name) => read('src', `${name}.ts`)).join('');
     const quotes = [...readme.matchAll(/```ts\n([^]*?)```/g)].flatMap(([, code]) => code!.trim().split('\n'));
