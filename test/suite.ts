@@ -1,6 +1,7 @@
 // What the end-to-end suites share: a private broker for the file, a virtual host for each test, the two scripts.
 import { connect, type Channel, type ChannelModel, type GetMessage } from 'amqplib';
-import { afterAll, afterEach, beforeAll, beforeEach } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect } from 'vitest';
+import { fib } from '../src/fib';
 import { Broker, type BrokerOptions } from './broker';
 import { Command, cleanUp, until } from './processes';
 
@@ -70,6 +71,25 @@ export function suite(options: BrokerOptions = {}): Suite {
   }, 20_000);
   afterAll(cleanUp);
   return self;
+}
+
+export const NUMBERS = ['1', '2', '3', '4', '5', '6', '7', '8'];
+export const LOST = /^ \[!\] Lost the connection to RabbitMQ at 127\.0\.0\.1:\d+: .*$/m;
+export const BACK = /^ \[!\] Connected to RabbitMQ at 127\.0\.0\.1:\d+\.$/m;
+
+/** Expects a client that was asked for NUMBERS to get each answer. */
+export async function expectAnswers(client: Command) {
+  expect(await client.exit(30_000)).toBe(0);
+  const answers = client.stdout.match(/^ \[\.\].*/gm)!.sort();
+  expect(answers).toEqual(NUMBERS.map((n) => ` [.] fib(${n}) = ${fib(Number(n))}`));
+}
+
+/** Waits until so many servers consume rpc_queue. */
+export async function expectServed(it: Suite, servers: number) {
+  await until(`${servers} servers`, async () => {
+    const queues = await it.broker.ctl('list_queues', '-p', it.vhost, 'name', 'consumers').catch(() => '');
+    return queues.includes(`rpc_queue\t${servers}\n`);
+  });
 }
 
 /** Waits for a message in the queue, and takes it. */
