@@ -42,7 +42,7 @@ export async function openConnection(options: ConnectionOptions): Promise<amqp.R
   let away = false;
   let trouble = new Error('not connected yet'); // why the connection, or the last attempt at one, failed
 
-  const setup = async (connection: amqp.ChannelModel) => {
+  const onNewConnection = async (connection: amqp.ChannelModel) => {
     // amqplib listens only once this has resolved; until then an error would end the process, a close go unnoticed.
     connection.on('error', () => {});
     let lost: Error | undefined;
@@ -87,7 +87,7 @@ export async function openConnection(options: ConnectionOptions): Promise<amqp.R
     timeout: 5_000, // ms in which a broker that is being connected to may say nothing
     credentials: amqp.credentials.plain(user.name, user.password), // amqplib itself would take a UTF-8 URL for Latin-1
     clientProperties: { connection_name: options.name },
-    recovery: { waitForConnect: false, setup, calculateDelay },
+    recovery: { waitForConnect: false, setup: onNewConnection, calculateDelay },
   });
   connection.on('error', () => {}); // 'disconnect' and 'connect-failed' say the same
   connection.on('connect-failed', (error) => (trouble = error));

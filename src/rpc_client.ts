@@ -123,8 +123,8 @@ export class RpcClient {
     const { queue } = await channel.assertQueue('', { exclusive: true, durable: false });
     await channel.consume(queue, (reply) => reply && this.#onReply(reply), { noAck: true });
     channel.on('return', (request) => this.#onReturn(request));
-    const again = this.#channel !== undefined;
-    if (again && performance.now() > this.#patientUntil) this.#patientUntil = performance.now() + RETURN_OF_SERVERS;
+    const now = performance.now();
+    if (this.#channel && now > this.#patientUntil) this.#patientUntil = now + RETURN_OF_SERVERS; // connected once before
     this.#model = model;
     this.#channel = channel;
     this.#replyQueue = queue;
@@ -193,11 +193,11 @@ export class RpcClient {
     void this.#lastSeen.look();
     const call = this.#settle(properties.correlationId);
     const text = content.toString('utf8', 0, MAX_DIGITS + 1);
-    const start = () => printable(JSON.stringify(text.slice(0, 40)));
-    if (!call) this.#log(`Dropped a reply that no call waits for: ${start()}`);
+    const shown = () => printable(JSON.stringify(text.slice(0, 40)));
+    if (!call) this.#log(`Dropped a reply that no call waits for: ${shown()}`);
     else if (properties.type === 'error') call.reject(new Error(printable(text.slice(0, 500)) || 'unknown error'));
     else if (/^\d+$/.test(text) && text.length <= MAX_DIGITS) call.resolve(BigInt(text));
-    else call.reject(new Error(`the reply is not a number: it begins with ${start()} and has ${content.length} bytes`));
+    else call.reject(new Error(`the reply is not a number: it begins with ${shown()} and has ${content.length} bytes`));
   }
 
   /** Gets a request back from the broker, which has no rpc_queue to put it into. */

@@ -96,6 +96,16 @@ describe('rpc_queue', () => {
     const client = it.client();
     expect(await client.exit()).toBe(0);
   });
+
+  test('deleted with requests in it loses them: their calls end at their timeout', async () => {
+    const server = await it.server('--delay', '1000000');
+    const client = it.client('--timeout', '2000', '1', '2');
+    await server.shows(/fib/);
+    const { channel } = await it.peer();
+    await channel.deleteQueue('rpc_queue');
+    expect(await client.exit(5_000)).toBe(1);
+    expect(client.stderr.match(/fib\(.\): no reply within 2000 ms/g)).toHaveLength(2);
+  });
 });
 
 describe('a request whose reply takes the connection down', () => {
