@@ -1,8 +1,8 @@
 import { once } from 'node:events';
 import { createServer, type AddressInfo } from 'node:net';
 import { describe, expect, test } from 'vitest';
-import { RpcClient } from '../src/rpc_client';
-import { LOST, NUMBERS, expectAnswers, expectServed, suite } from './suite';
+import { RpcClient } from '../../src/rpc_client';
+import { LOST, NUMBERS, expectAnswers, expectServed, suite } from '../support/suite';
 
 const it = suite();
 

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
-import { RpcClient } from '../src/rpc_client';
-import { until } from './processes';
-import { suite } from './suite';
+import { RpcClient } from '../../src/rpc_client';
+import { until } from '../support/processes';
+import { suite } from '../support/suite';
 
 const it = suite();
 

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
-import { Broker } from './broker';
-import { freePort, until } from './processes';
-import { garble, suite, take } from './suite';
+import { Broker } from '../support/broker';
+import { freePort, until } from '../support/processes';
+import { garble, suite, take } from '../support/suite';
 
 const it = suite();
 

@@ -1,10 +1,10 @@
 // npm run soak -- [--calls N] [--seed S]: calls without end, while servers and the broker are killed and come back.
 import { parseArgs } from 'node:util';
 import { setTimeout as pause } from 'node:timers/promises';
-import { fib } from '../src/fib';
-import { RpcClient } from '../src/rpc_client';
-import { Broker } from './broker';
-import { Command, generator, runScript, table } from './processes';
+import { fib } from '../../src/fib';
+import { RpcClient } from '../../src/rpc_client';
+import { Broker } from '../support/broker';
+import { Command, generator, runScript, table } from '../support/processes';
 
 const SERVERS = 4;
 const CLIENTS = 2;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # npm run setup: all that running and testing need, on a fresh machine. Does nothing where it is there already.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 if [ ! node_modules/.package-lock.json -nt package-lock.json ]; then
   echo 'setup: installing the packages of package-lock.json (npm ci)'

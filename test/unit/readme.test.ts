@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { ROOT } from './processes';
+import { ROOT } from '../support/processes';
 
 const read = (...file: string[]) => readFileSync(path.join(ROOT, ...file), 'utf8');
 const readme = read('README.md');
@@ -20,7 +20,7 @@ describe('the README', () => {
   });
 
   test('names only tests that exist', () => {
-    const tests = [...readme.matchAll(/\| `(\w+\.test\.ts)`: (.+) \|$/gm)];
+    const tests = [...readme.matchAll(/\| `([\w/]+\.test\.ts)`: (.+) \|$/gm)];
     expect(tests.length).toBeGreaterThan(10);
     for (const [, file, name] of tests) expect(read('test', file!)).toContain(`'${name}'`);
   });

@@ -2,10 +2,10 @@ import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import type { Channel, ConsumeMessage } from 'amqplib';
 import { describe, expect, test } from 'vitest';
-import { fib } from '../src/fib';
-import { RpcClient } from '../src/rpc_client';
-import { ROOT, until } from './processes';
-import { suite, take } from './suite';
+import { fib } from '../../src/fib';
+import { RpcClient } from '../../src/rpc_client';
+import { ROOT, until } from '../support/processes';
+import { suite, take } from '../support/suite';
 
 const it = suite();
 

@@ -1,7 +1,7 @@
 // npm run demo: two servers share the work of a client, on one screen, with a private broker where there is none.
 import { createInterface } from 'node:readline';
-import { Broker, answers } from './broker';
-import { Command, runScript } from './processes';
+import { Broker, answers } from '../support/broker';
+import { Command, runScript } from '../support/processes';
 
 const LOCAL = 'amqp://guest:guest@localhost:5672';
 const NUMBERS = ['30', '10', '20', '40', '50', '100'];

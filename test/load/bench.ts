@@ -6,9 +6,9 @@ import { randomUUID } from 'node:crypto';
 import { cpSync, existsSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import path from 'node:path';
-import { MAX_N, fib } from '../src/fib';
-import { Broker } from './broker';
-import { Command, ROOT, newFolder, runScript, table, until } from './processes';
+import { MAX_N, fib } from '../../src/fib';
+import { Broker } from '../support/broker';
+import { Command, ROOT, newFolder, runScript, table, until } from '../support/processes';
 
 const DIST = path.join(ROOT, 'dist');
 const ROUNDS = 5;
@@ -87,7 +87,7 @@ interface Client {
 
 async function client(folder: string, url: string): Promise<Client> {
   process.env.AMQP_URL = url;
-  const { RpcClient } = require(path.join(folder, 'rpc_client')) as typeof import('../src/rpc_client');
+  const { RpcClient } = require(path.join(folder, 'rpc_client')) as typeof import('../../src/rpc_client');
   const rpc = await RpcClient.connect();
   return { call: () => rpc.call(30), close: () => rpc.close() };
 }

@@ -1,9 +1,9 @@
 import { execFileSync } from 'node:child_process';
 import { describe, expect, test } from 'vitest';
-import { fib } from '../src/fib';
-import { RpcClient } from '../src/rpc_client';
-import { generator, until } from './processes';
-import { garble, suite } from './suite';
+import { fib } from '../../src/fib';
+import { RpcClient } from '../../src/rpc_client';
+import { generator, until } from '../support/processes';
+import { garble, suite } from '../support/suite';
 
 const it = suite();
 

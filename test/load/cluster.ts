@@ -5,10 +5,10 @@ import { spawnSync } from 'node:child_process';
 import { lookup } from 'node:dns/promises';
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { fib } from '../src/fib';
-import { RpcClient } from '../src/rpc_client';
-import { Broker } from './broker';
-import { Command, freePort, newFolder, runScript, table, until } from './processes';
+import { fib } from '../../src/fib';
+import { RpcClient } from '../../src/rpc_client';
+import { Broker } from '../support/broker';
+import { Command, freePort, newFolder, runScript, table, until } from '../support/processes';
 
 const HOST = 'rabbitmq.test';
 const ADDRESSES = ['127.0.0.11', '127.0.0.12', '127.0.0.13'];

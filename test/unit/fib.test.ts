@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { MAX_DIGITS, MAX_N, fib, parseArgument } from '../src/fib';
+import { MAX_DIGITS, MAX_N, fib, parseArgument } from '../../src/fib';
 
 describe('fib', () => {
   test('has the values of the tutorial', () => {

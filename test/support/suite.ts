@@ -1,7 +1,7 @@
 // What the end-to-end suites share: a private broker for the file, a virtual host for each test, the two scripts.
 import { connect, type Channel, type ChannelModel, type GetMessage } from 'amqplib';
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from 'vitest';
-import { fib } from '../src/fib';
+import { fib } from '../../src/fib';
 import { Broker, type BrokerOptions } from './broker';
 import { Command, cleanUp, until } from './processes';
 

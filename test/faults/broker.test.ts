@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
-import { RpcClient } from '../src/rpc_client';
-import { Command, until } from './processes';
-import { BACK, LOST, NUMBERS, expectAnswers, expectServed, suite } from './suite';
+import { RpcClient } from '../../src/rpc_client';
+import { Command, until } from '../support/processes';
+import { BACK, LOST, NUMBERS, expectAnswers, expectServed, suite } from '../support/suite';
 
 const it = suite();
 

@@ -2,9 +2,9 @@ import { execFileSync } from 'node:child_process';
 import { chmodSync } from 'node:fs';
 import path from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { Broker } from './broker';
-import { freePort, newFolder } from './processes';
-import { suite } from './suite';
+import { Broker } from '../support/broker';
+import { freePort, newFolder } from '../support/processes';
+import { suite } from '../support/suite';
 
 const it = suite();
 const PASSWORD = 'hunter2';

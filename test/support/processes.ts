@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 
-export const ROOT = path.join(__dirname, '..');
+export const ROOT = path.join(__dirname, '../..');
 
 // However this process ends, also by SIGKILL: its end of the reaper's standard input is closed by then. The reaper
 // is a process of its own that then kills the process groups named by the files in `pids`, and removes the folder.

@@ -1,6 +1,6 @@
 // npm run broker: a private RabbitMQ in the foreground, with the management UI, until Ctrl-C.
-import { Broker, answers } from './broker';
-import { runScript } from './processes';
+import { Broker, answers } from '../support/broker';
+import { runScript } from '../support/processes';
 
 const URL = 'amqp://guest:guest@localhost:5672';
 
