@@ -1,16 +1,36 @@
 import { describe, expect, test } from 'vitest';
-import { RpcClient } from '../../src/rpc_client';
-import { Command, until } from '../support/processes';
-import { BACK, LOST, NUMBERS, expectAnswers, expectServed, suite } from '../support/suite';
+import { Broker } from '../support/broker';
+import { Command } from '../support/processes';
+import { BACK, LOST, NUMBERS, Scene, expectAnswers, scriptFile, suite } from '../support/suite';
 
-const it = suite();
+const AWAITING = /^ \[x\] Awaiting RPC requests$/m;
+let early: Command;
 
-/** Two servers with work for some seconds in front of them, and a client that waits for all of it. */
-async function atWork(...clientArgs: string[]) {
-  const servers = [await it.server('--delay', '700'), await it.server('--delay', '700')];
-  const client = it.client(...clientArgs, ...NUMBERS);
-  await client.shows(/^ \[\.\] fib/m);
-  return { servers, client };
+const it = suite(async () => {
+  const broker = await Broker.prepare();
+  const AMQP_URL = `amqp://guest:guest@localhost:${broker.port}`;
+  early = new Command(process.execPath, [scriptFile('rpc_server')], { AMQP_URL });
+  const refused = `Cannot reach RabbitMQ at localhost:${broker.port}: connect ECONNREFUSED .*npm run broker`;
+  await early.shows(new RegExp(`^ \\[!\\] ${refused}`, 'm'));
+  await broker.boot();
+  return broker;
+});
+
+test('a server without a broker says where it looked, why it failed and how to start one, and serves once there is one', async () => {
+  await early.shows(AWAITING);
+  const client = it.run('rpc_client', [], { AMQP_URL: it.broker.url('/') });
+  expect(await client.exit()).toBe(0);
+  early.kill('SIGKILL');
+});
+
+/** Two servers, held with a request in the hands of each, and a client that waits for the answers. */
+async function atWork(scene: Scene, durable: boolean) {
+  await scene.queue({ durable });
+  const servers = [await scene.server(), await scene.server()];
+  for (const server of servers) server.kill('SIGSTOP');
+  const client = scene.client('--timeout', '120000', ...NUMBERS);
+  await scene.queueHas({ messageCount: NUMBERS.length - servers.length });
+  return { scene, servers, client };
 }
 
 /** Each side says in one line that it lost the connection, and in one that it is back. */
@@ -22,88 +42,79 @@ async function expectOneLineEach(sides: Command[]) {
   }
 }
 
-describe('a broker that is killed and started again', () => {
+describe.each([
+  ['is killed and started again', () => it.broker.kill(), () => it.broker.boot()],
+  ['is stopped and started', () => it.broker.ctl('stop_app'), () => it.broker.ctl('start_app')],
+  ['closes all connections', () => it.broker.ctl('close_all_connections', '--global', 'test'), () => {}],
+])('a broker that %s', (_, goAway, comeBack) => {
   test('costs no call: both sides come back, and say so in a line each', async () => {
-    const { servers, client } = await atWork();
-    await it.broker.kill();
-    for (const side of [...servers, client]) await side.shows(LOST);
-    await it.broker.boot();
-    await expectAnswers(client);
-    await expectOneLineEach([...servers, client]);
-    await expectServed(it, 2);
-  });
-
-  test('rejects a call at its deadline while it is away, and takes it when it is back', async () => {
-    await it.server();
-    const client = await RpcClient.connect();
-    await it.broker.kill();
-    await expect(client.call(30, { timeout: 300 })).rejects.toThrow('no reply within 300 ms; when last seen, the connection to the broker is lost');
-    const call = client.call(30);
-    await it.broker.boot();
-    expect(await call).toBe(832040n);
-    await client.close();
-  });
-
-  test('while it is away a server that is told to stop is gone within a second', async () => {
-    const server = await it.server();
-    await it.broker.kill();
-    await server.shows(LOST);
-    server.kill('SIGTERM');
-    expect(await server.exit(1_000)).toBe(0);
-    await it.broker.boot();
+    const scenes = await Promise.all([atWork(it, true), atWork(await it.another(), false)]);
+    const away = goAway();
+    for (const { servers, client } of scenes) {
+      await client.shows(LOST);
+      for (const server of servers) server.kill('SIGCONT');
+      for (const server of servers) await server.shows(LOST);
+    }
+    await away;
+    await comeBack();
+    for (const { scene, servers, client } of scenes) {
+      await expectAnswers(client);
+      await expectOneLineEach([...servers, client]);
+      await scene.queueHas({ consumerCount: servers.length });
+    }
   });
 });
 
-describe('stop_app and start_app', () => {
-  test.each([['durable'], ['transient']])('cost no call, with a %s rpc_queue', async (kind) => {
-    const { channel } = await it.peer();
-    await channel.assertQueue('rpc_queue', { durable: kind === 'durable' });
-    const { servers, client } = await atWork();
+describe('a broker that is away', () => {
+  test('keeps no server that is told to stop, and no call beyond its deadline; a later call is answered', async () => {
+    const servers = [await it.server(), await it.server()] as const;
+    const client = await it.rpcClient();
     await it.broker.ctl('stop_app');
+    for (const server of servers) await server.shows(LOST);
+    const message = 'no reply within 300 ms; when last seen, the connection to the broker is lost';
+    await expect(client.call(30, { timeout: 300 })).rejects.toThrow(message);
+    servers[0].kill('SIGTERM');
+    expect(await servers[0].exit()).toBe(0);
+    const call = client.call(30);
     await it.broker.ctl('start_app');
-    await expectAnswers(client);
-    await expectServed(it, 2);
-    await expectOneLineEach([...servers, client]);
+    expect(await call).toBe(832040n);
+  });
+
+  test('keeps a server that never reached it no longer than it is told to', async () => {
+    const server = it.run('rpc_server', [], { AMQP_URL: 'amqp://localhost:1' });
+    await server.shows(/Cannot reach/);
+    server.kill('SIGTERM');
+    expect(await server.exit()).toBe(0);
   });
 });
 
 test('a call that is back before the servers waits for them, though rpc_queue has vanished', async () => {
-  const { channel } = await it.peer();
-  await channel.assertQueue('rpc_queue', { durable: false });
+  await it.queue({ durable: false });
   const client = it.client('30');
   await client.shows(/No reply/);
   await it.broker.ctl('stop_app');
   await it.broker.ctl('start_app');
   await client.shows(BACK);
-  const peer = await it.peer();
-  await until('no rpc_queue', () => peer.channel.checkQueue('rpc_queue').then(() => false, () => true));
+  await it.queueHas(null);
   await it.server();
   expect(await client.exit()).toBe(0);
 });
 
-describe('close_all_connections', () => {
-  test('costs no call', async () => {
-    const { servers, client } = await atWork();
-    await it.broker.ctl('close_all_connections', '--global', 'test');
-    await expectAnswers(client);
-    await expectOneLineEach([...servers, client]);
-    await expectServed(it, 2);
-  });
-
+describe('connections that are closed', () => {
   test('again and again, in the middle of set-ups too, leaves every server consuming and every call answered', async () => {
     const servers = [await it.server('--delay', '100'), await it.server('--delay', '100')];
     const client = it.client('10', '20'); // each set-up sends what is unanswered again: more would keep the servers busy
     await servers[0]!.shows(/fib/);
     // rabbitmqctl takes longer than a set-up: closed from inside the broker, they are hit at every stage of it.
     await it.broker.ctl('eval', `
-      End = erlang:monotonic_time(millisecond) + 10000,
+      End = erlang:monotonic_time(millisecond) + 4000,
       Close = fun Close() ->
         [catch rabbit_networking:close_connection(Pid, "test") || Pid <- rabbit_networking:connections()],
         timer:sleep(7),
         case erlang:monotonic_time(millisecond) < End of true -> Close(); false -> ok end
       end,
       Close().`);
-    await expectServed(it, 2);
+    await it.queueHas({ consumerCount: 2 });
     expect(await client.exit()).toBe(0);
     expect(client.stdout.match(/= .*/g)!.sort()).toEqual(['= 55', '= 6765']);
   });

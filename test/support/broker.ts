@@ -1,11 +1,12 @@
 // A private RabbitMQ: ports, folders, name and cookie of its own, and nothing left of it when it is stopped.
 import { connect } from 'amqplib';
-import { execFile, type ChildProcess } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
+import { createConnection } from 'node:net';
 import path from 'node:path';
-import { promisify } from 'node:util';
+import { text } from 'node:stream/consumers';
 import { freePort, newFolder, start, until } from './processes';
 
 // Debian's /usr/sbin/rabbitmq-server changes user when root runs it, and could not write the folder then.
@@ -29,7 +30,8 @@ export async function answers(url: string): Promise<boolean> {
 export interface BrokerOptions {
   port?: number;
   host?: string;
-  plugins?: string[];
+  /** Where the management plugin, if this is given, has its HTTP API and its UI. */
+  managementPort?: number;
   /** Lines of rabbitmq.conf. */
   config?: string[];
   /** The Erlang name of the node. */
@@ -38,17 +40,27 @@ export interface BrokerOptions {
   peer?: Broker;
 }
 
+/** What it takes to reach a broker, also from another process than the one that started it. */
+export interface BrokerDetails {
+  port: number;
+  host: string;
+  managementPort: number | undefined;
+  folder: string;
+  env: Record<string, string>;
+}
+
 export class Broker {
   #process: ChildProcess | undefined;
   output = '';
   ended: Promise<unknown> = Promise.resolve();
+  readonly port: number;
+  readonly host: string;
+  readonly folder: string;
+  readonly env: Record<string, string>;
 
-  private constructor(
-    readonly port: number,
-    readonly host: string,
-    readonly folder: string,
-    readonly env: NodeJS.ProcessEnv,
-  ) {}
+  constructor(readonly details: BrokerDetails) {
+    ({ port: this.port, host: this.host, folder: this.folder, env: this.env } = details);
+  }
 
   static async start(options: BrokerOptions = {}): Promise<Broker> {
     const broker = await Broker.prepare(options);
@@ -57,19 +69,21 @@ export class Broker {
   }
 
   /** All but the node itself, which boot() starts. */
-  static async prepare(options: BrokerOptions): Promise<Broker> {
-    const { port = await freePort(), host = '127.0.0.1', plugins = [], config = [], peer } = options;
+  static async prepare(options: BrokerOptions = {}): Promise<Broker> {
+    const { port = await freePort(), host = '127.0.0.1', managementPort, config = [], peer } = options;
     const folder = newFolder('broker');
-    const [distribution, epmd] = [await freePort(), peer ? Number(peer.env.ERL_EPMD_PORT) : await freePort()];
-    const broker = new Broker(port, host, folder, {
-      PATH: process.env.PATH,
+    const epmd = peer ? peer.env.ERL_EPMD_PORT! : String(await freePort());
+    const env = {
+      PATH: process.env.PATH ?? '',
       LANG: 'C.UTF-8',
       HOME: peer?.env.HOME ?? folder, // for the Erlang cookie
-      ERL_EPMD_PORT: String(epmd),
+      ERL_CRASH_DUMP: path.join(folder, 'erl_crash.dump'),
+      ERL_EPMD_ADDRESS: '127.0.0.1',
+      ERL_EPMD_PORT: epmd,
       RABBITMQ_NODENAME: options.node ?? `rpc-${port}@localhost`,
       RABBITMQ_NODE_PORT: String(port),
       RABBITMQ_NODE_IP_ADDRESS: host,
-      RABBITMQ_DIST_PORT: String(distribution),
+      RABBITMQ_DIST_PORT: String(await freePort()),
       RABBITMQ_MNESIA_BASE: path.join(folder, 'data'),
       RABBITMQ_LOG_BASE: path.join(folder, 'log'),
       RABBITMQ_PID_FILE: path.join(folder, 'pid'),
@@ -77,13 +91,14 @@ export class Broker {
       RABBITMQ_CONFIG_FILE: path.join(folder, 'rabbitmq.conf'),
       RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS: '-kernel inet_dist_use_interface {127,0,0,1}', // nobody from outside
       RUNNING_UNDER_SYSTEMD: '1', // the start script becomes the broker, so that signals reach it
-    });
-    writeFileSync(path.join(folder, 'enabled_plugins'), `[${plugins.join(',')}].\n`);
-    writeFileSync(path.join(folder, 'rabbitmq.conf'), config.map((line) => `${line}\n`).join(''));
+    };
+    const management = [`management.tcp.ip = ${host}`, `management.tcp.port = ${managementPort}`];
+    const lines = managementPort ? [...management, ...config] : config;
+    writeFileSync(path.join(folder, 'enabled_plugins'), managementPort ? '[rabbitmq_management].\n' : '[].\n');
+    writeFileSync(path.join(folder, 'rabbitmq.conf'), lines.map((line) => `${line}\n`).join(''));
     if (!peer) writeFileSync(path.join(folder, '.erlang.cookie'), randomUUID(), { mode: 0o400 });
-    // Started here, it ends with the rest; started by the node, it would stay.
-    if (!peer) start('epmd', ['-port', String(epmd), '-address', '127.0.0.1'], { stdio: 'ignore', env: { PATH: process.env.PATH } });
-    return broker;
+    if (!peer) await startPortMapper(epmd, env);
+    return new Broker({ port, host, managementPort, folder, env });
   }
 
   /** Starts the node, the first time or again after kill(), and waits until it answers. */
@@ -96,7 +111,7 @@ export class Broker {
     this.#process = child;
     this.ended = once(child, 'exit').catch((error: Error) => (this.output += error.message));
     await until('RabbitMQ', async () => {
-      if (!child.pid || child.exitCode !== null) throw new Error(`${command} did not start:\n${this.output.slice(-2_000)}`);
+      if (child.exitCode !== null) throw new Error(`${command} did not start:\n${this.output.slice(-2_000)}`);
       return answers(this.url());
     }, 120_000);
   }
@@ -116,19 +131,42 @@ export class Broker {
 
   /** Runs rabbitmqctl on it. */
   async ctl(...args: string[]): Promise<string> {
-    const { stdout } = await promisify(execFile)(findCommand('rabbitmqctl')!, ['-q', ...args], { env: this.env });
+    const child = start(findCommand('rabbitmqctl')!, ['-q', ...args], { env: this.env, stdio: ['ignore', 'pipe', 'pipe'] });
+    const [stdout, stderr, [status]] = await Promise.all([text(child.stdout!), text(child.stderr!), once(child, 'exit')]);
+    if (status !== 0) throw new Error(`rabbitmqctl ${args.join(' ')}: ${status}\n${stdout}${stderr}`);
     return stdout;
+  }
+
+  /** Asks its HTTP API, which starts no Erlang virtual machine each time as rabbitmqctl does. */
+  async api(method: 'GET' | 'PUT' | 'DELETE', resource: string, body?: object): Promise<unknown> {
+    const authorization = `Basic ${Buffer.from('guest:guest').toString('base64')}`;
+    const response = await fetch(`http://${this.host}:${this.details.managementPort}/api/${resource}`, {
+      method,
+      headers: { authorization, connection: 'close', 'content-type': 'application/json' },
+      ...(body && { body: JSON.stringify(body) }),
+    });
+    const answer = await response.text();
+    if (!response.ok) throw new Error(`${method} ${resource}: ${response.status} ${answer}`);
+    return answer && JSON.parse(answer);
   }
 
   /** Adds a virtual host that the user guest may do all in. */
   async addVhost(name: string): Promise<void> {
-    const vhost = `<<"${name}">>`;
-    const all = '<<".*">>';
+    if (this.details.managementPort) {
+      await this.api('PUT', `vhosts/${encodeURIComponent(name)}`);
+      return;
+    }
+    const [vhost, all] = [`<<"${name}">>`, '<<".*">>'];
     await this.ctl('eval', `rabbit_vhost:add(${vhost}, <<"guest">>),
       rabbit_auth_backend_internal:set_permissions(<<"guest">>, ${vhost}, ${all}, ${all}, ${all}, <<"guest">>).`);
   }
+}
 
-  log(): string {
-    return readFileSync(path.join(this.folder, 'log', `${this.env.RABBITMQ_NODENAME}.log`), 'utf8');
-  }
+/** Started here, and answering before the node looks for it, it ends with the rest; started by the node, it would stay. */
+async function startPortMapper(port: string, env: NodeJS.ProcessEnv): Promise<void> {
+  start('epmd', ['-port', port, '-address', '127.0.0.1'], { stdio: 'ignore', env });
+  await until('epmd', () => new Promise((resolve) => {
+    const socket = createConnection(Number(port), '127.0.0.1');
+    socket.once('connect', () => resolve(true)).once('error', () => resolve(false)).once('connect', () => socket.destroy());
+  }));
 }

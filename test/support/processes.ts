@@ -1,26 +1,31 @@
 // Processes that tests, demo and benchmark start: their output line by line, and the promise that none stays behind.
 import { spawn, type ChildProcess, type SpawnOptions } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { mkdtempSync, mkdirSync, rmSync } from 'node:fs';
+import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 
 export const ROOT = path.join(__dirname, '../..');
 
-// However this process ends, also by SIGKILL: its end of the reaper's standard input is closed by then. The reaper
-// is a process of its own that then kills the process groups named by the files in `pids`, and removes the folder.
-const REAPER = `cat; cd "$0/pids" && for pid in *; do kill -9 "-$pid"; done; sleep 0.1; rm -rf "$0"`;
+// However the process that made the run's folder ends, also by SIGKILL: its end of the reaper's standard input is closed
+// by then. The reaper, a process of its own, takes away the folder that a new process has to sign in to, kills the
+// process groups of all that did, and removes the rest.
+const REAPER = `cat; cd "$0" && mv pids ended && cd ended && for pid in *; do kill -9 "-$pid"; done
+  for i in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$0" && break; sleep 0.2; done`;
+const SIGN_IN = 'echo "$*" > "$0/pids/$$" && exec "$@"';
 let reaper: { folder: string; process: ChildProcess } | undefined;
 
-function scratch(): string {
+/** Where all that is started here leaves its files. Vitest's workers use the one of their main process. */
+export function runFolder(): string {
+  if (process.env.RPC_RUN_FOLDER) return process.env.RPC_RUN_FOLDER;
   if (!reaper) {
     const folder = mkdtempSync(path.join(tmpdir(), 'rpc-'));
     mkdirSync(path.join(folder, 'pids'));
     const child = spawn('sh', ['-c', REAPER, folder], { detached: true, stdio: ['pipe', 'ignore', 'ignore'] });
     child.unref();
-    (child.stdin as unknown as { unref(): void }).unref();
+    (child.stdin as Socket).unref();
     reaper = { folder, process: child };
   }
   return reaper.folder;
@@ -28,7 +33,7 @@ function scratch(): string {
 
 /** A new folder, which is removed with everything else. */
 export function newFolder(name: string): string {
-  return mkdtempSync(path.join(scratch(), `${name}-`));
+  return mkdtempSync(path.join(runFolder(), `${name}-`));
 }
 
 /** Ends every process that was started here, and removes every folder. Safe to call again. */
@@ -41,20 +46,28 @@ export async function cleanUp(): Promise<void> {
   await once(child, 'exit');
 }
 
-/** A process in a group of its own: Ctrl-C reaches only who started it, and a kill all that it started. */
+/** A process in a group of its own: Ctrl-C reaches only who started it, and what it leaves behind is ended with it. */
 export function start(command: string, args: string[], options: SpawnOptions = {}): ChildProcess {
-  const file = path.join(scratch(), 'pids');
-  const child = spawn(command, args, { cwd: ROOT, ...options, detached: true });
-  child.on('error', () => {}); // no such command: the exit status says so
-  if (child.pid) {
-    writeFileSync(path.join(file, String(child.pid)), '');
-    child.once('exit', () => rmSync(path.join(file, String(child.pid)), { force: true }));
-  }
+  const folder = runFolder();
+  const child = spawn('sh', ['-c', SIGN_IN, folder, command, ...args], { cwd: ROOT, ...options, detached: true });
+  child.once('exit', () => {
+    killGroup(child);
+    rmSync(path.join(folder, 'pids', String(child.pid)), { force: true });
+  });
   return child;
 }
 
+/** Ends a process and all that it has started. */
+export function killGroup({ pid }: ChildProcess): void {
+  try {
+    process.kill(-pid!, 'SIGKILL');
+  } catch {
+    // It has ended.
+  }
+}
+
 /** Waits until `condition` returns something true, and returns that. Fails after `deadline` ms. */
-export async function until<T>(what: string, condition: () => Promise<T> | T, deadline = 20_000): Promise<NonNullable<T>> {
+export async function until<T>(what: string, condition: () => Promise<T> | T, deadline = 30_000): Promise<NonNullable<T>> {
   const end = Date.now() + deadline;
   for (;;) {
     const result = await condition();
@@ -110,7 +123,7 @@ export class Command {
   }
 
   /** Waits for the `count`th match of `pattern` in all output so far and to come. */
-  async shows(pattern: RegExp, { count = 1, deadline = 20_000 } = {}): Promise<void> {
+  async shows(pattern: RegExp, { count = 1, deadline = 30_000 } = {}): Promise<void> {
     const all = new RegExp(pattern.source, `g${pattern.flags.replace('g', '')}`);
     const seen = () => ((this.stdout + this.stderr).match(all)?.length ?? 0) >= count;
     await until(`${pattern}`, () => seen() || !this.running, deadline).catch(() => {});
@@ -118,7 +131,7 @@ export class Command {
   }
 
   /** Waits for the process to end, and returns its exit status, or the signal's name. */
-  async exit(deadline = 20_000): Promise<number | string | null> {
+  async exit(deadline = 30_000): Promise<number | string | null> {
     await until('exit', () => !this.running, deadline).catch(() => {
       throw new Error(`still running after ${deadline} ms:\n${this.stdout}${this.stderr}`);
     });

@@ -1,76 +1,139 @@
-// What the end-to-end suites share: a private broker for the file, a virtual host for each test, the two scripts.
-import { connect, type Channel, type ChannelModel, type GetMessage } from 'amqplib';
-import { afterAll, afterEach, beforeAll, beforeEach, expect } from 'vitest';
+// What the end-to-end suites share: a broker, a virtual host for each test, the two scripts, the other side of the wire.
+import { connect, type Channel, type ChannelModel, type ConsumeMessage, type GetMessage } from 'amqplib';
+import { randomUUID } from 'node:crypto';
+import path from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, inject } from 'vitest';
 import { fib } from '../../src/fib';
-import { Broker, type BrokerOptions } from './broker';
-import { Command, cleanUp, until } from './processes';
+import { RpcClient } from '../../src/rpc_client';
+import { Broker } from './broker';
+import { Command, killGroup, newFolder, runFolder, until } from './processes';
 
-export interface Suite {
-  readonly broker: Broker;
-  /** The virtual host of this test. */
-  readonly vhost: string;
-  readonly url: string;
-  /** Runs `src/rpc_server.ts` and waits until it serves. */
-  server(...args: string[]): Promise<Command>;
-  /** Runs one of the scripts, with this test's broker or with another environment. */
-  run(script: 'rpc_server' | 'rpc_client', args?: string[], env?: NodeJS.ProcessEnv): Command;
-  client(...args: string[]): Command;
+export type Script = 'rpc_server' | 'rpc_client';
+
+/** A virtual host, and all that is started and connected in it. */
+export class Scene {
+  broker!: Broker;
+  vhost = '';
+  #commands: Command[] = [];
+  #connections: ChannelModel[] = [];
+  #clients: RpcClient[] = [];
+  #others: Scene[] = [];
+
+  get url(): string {
+    return this.broker.url(this.vhost);
+  }
+
+  async begin(): Promise<void> {
+    this.vhost = `test ${randomUUID()}`;
+    await this.broker.addVhost(this.vhost);
+  }
+
+  async end(): Promise<void> {
+    for (const other of this.#others.splice(0)) await other.end();
+    for (const connection of this.#connections.splice(0)) void connection.close().catch(() => {});
+    const commands = this.#commands.splice(0);
+    for (const { child } of commands) killGroup(child);
+    await Promise.all([...commands.map((command) => command.exit()), ...this.#clients.splice(0).map((client) => client.close())]);
+  }
+
+  /** Another virtual host, which ends with this one. */
+  async another(): Promise<Scene> {
+    const other = new Scene();
+    other.broker = this.broker;
+    this.#others.push(other);
+    await other.begin();
+    return other;
+  }
+
+  /** Runs any command with this virtual host as the scripts' broker. */
+  command(name: string, args: string[], env: NodeJS.ProcessEnv = {}): Command {
+    const command = new Command(name, args, { AMQP_URL: this.url, ...env });
+    this.#commands.push(command);
+    return command;
+  }
+
+  /** Runs one of the scripts, as the run's set-up has built it. */
+  run(script: Script, args: string[] = [], env: NodeJS.ProcessEnv = {}): Command {
+    return this.command(process.execPath, [scriptFile(script), ...args], env);
+  }
+
+  /** Runs one of the scripts as a user types it. */
+  npx(script: Script, ...args: string[]): Command {
+    const npm = { npm_config_cache: newFolder('npm'), npm_config_update_notifier: 'false' }; // no file, no line elsewhere
+    const env = { ...npm, npm_config_call: undefined }; // what `npx -c 'npm test'` was told, and would tell npx again
+    return this.command('npx', ['ts-node', `src/${script}.ts`, ...args], env);
+  }
+
+  /** Runs the server and waits until it serves. */
+  async server(...args: string[]): Promise<Command> {
+    const server = this.run('rpc_server', args);
+    await server.shows(/^ \[x\] Awaiting RPC requests$/m);
+    return server;
+  }
+
+  client(...args: string[]): Command {
+    return this.run('rpc_client', args);
+  }
+
+  /** The client class, in this process. */
+  async rpcClient(options?: Parameters<typeof RpcClient.connect>[0]): Promise<RpcClient> {
+    process.env.AMQP_URL = this.url;
+    const client = await RpcClient.connect(options);
+    this.#clients.push(client);
+    return client;
+  }
+
   /** A plain amqplib channel: the other side of the wire. */
-  peer(url?: string): Promise<{ channel: Channel; connection: ChannelModel }>;
+  async peer(url = this.url): Promise<{ channel: Channel; connection: ChannelModel }> {
+    const connection = await connect(url, { noDelay: true });
+    this.#connections.push(connection);
+    connection.on('error', () => {});
+    const channel = await connection.createChannel();
+    channel.on('error', () => {});
+    return { channel, connection };
+  }
+
+  /** A plain channel that has declared rpc_queue. */
+  async queue(options: Parameters<Channel['assertQueue']>[1] = {}): Promise<Channel> {
+    const { channel } = await this.peer();
+    await channel.assertQueue('rpc_queue', options);
+    return channel;
+  }
+
+  /** Waits until rpc_queue has so many requests that wait, or so many servers; null where there is to be none. */
+  async queueHas(wanted: { messageCount?: number; consumerCount?: number } | null): Promise<void> {
+    const { connection } = await this.peer();
+    await until(`rpc_queue with ${JSON.stringify(wanted)}`, async () => {
+      const channel = await connection.createChannel(); // which a missing queue closes
+      channel.on('error', () => {});
+      const queue = await channel.checkQueue('rpc_queue').catch(() => null);
+      if (!queue || !wanted) return queue === wanted;
+      await channel.close();
+      return Object.entries(wanted).every(([key, value]) => queue[key as keyof typeof wanted] === value);
+    });
+  }
 }
 
-export function suite(options: BrokerOptions = {}): Suite {
-  let broker: Broker;
-  let tests = 0;
-  const commands: Command[] = [];
-  const connections: ChannelModel[] = [];
+/** Where the run's set-up has put a script. */
+export function scriptFile(script: Script): string {
+  return path.join(runFolder(), 'built/src', `${script}.js`);
+}
 
-  const self: Suite = {
-    get broker() {
-      return broker;
-    },
-    get vhost() {
-      return `test ${tests}`;
-    },
-    get url() {
-      return broker.url(self.vhost);
-    },
-    run(script, args = [], env = {}) {
-      const command = new Command('node_modules/.bin/ts-node', [`src/${script}.ts`, ...args], { AMQP_URL: self.url, ...env });
-      commands.push(command);
-      return command;
-    },
-    async server(...args) {
-      const server = self.run('rpc_server', args);
-      await server.shows(/^ \[x\] Awaiting RPC requests$/m);
-      return server;
-    },
-    client: (...args) => self.run('rpc_client', args),
-    async peer(url = self.url) {
-      const connection = await connect(url, { noDelay: true });
-      connections.push(connection);
-      connection.on('error', () => {});
-      const channel = await connection.createChannel();
-      channel.on('error', () => {});
-      return { channel, connection };
-    },
-  };
-
+/**
+ * A scene for each test of a file, on the broker that all such files share, or on one of the file's own: for those that
+ * kill it, freeze it, or do anything else to it that others would notice.
+ */
+export function suite(startOwnBroker?: () => Promise<Broker>): Scene {
+  const it = new Scene();
   beforeAll(async () => {
-    broker = await Broker.start(options);
-  }, 120_000);
-  beforeEach(async () => {
-    tests++;
-    await broker.addVhost(self.vhost);
-    process.env.AMQP_URL = self.url; // for the client class, where a test uses it in this process
-  }, 20_000);
-  afterEach(async () => {
-    for (const connection of connections.splice(0)) void connection.close().catch(() => {});
-    for (const { child } of commands) child.kill('SIGKILL');
-    await Promise.all(commands.splice(0).map((command) => command.exit()));
-  }, 20_000);
-  afterAll(cleanUp);
-  return self;
+    it.broker = startOwnBroker ? await startOwnBroker() : new Broker(inject('broker'));
+  });
+  beforeEach(() => it.begin());
+  afterEach(() => it.end());
+  afterAll(async () => {
+    if (startOwnBroker) await it.broker?.kill();
+  });
+  return it;
 }
 
 export const NUMBERS = ['1', '2', '3', '4', '5', '6', '7', '8'];
@@ -79,18 +142,24 @@ export const BACK = /^ \[!\] Connected to RabbitMQ at 127\.0\.0\.1:\d+\.$/m;
 
 /** Expects a client that was asked for NUMBERS to get each answer. */
 export async function expectAnswers(client: Command) {
-  expect(await client.exit(30_000)).toBe(0);
+  expect(await client.exit()).toBe(0);
   const answers = client.stdout.match(/^ \[\.\].*/gm)!.sort();
   expect(answers).toEqual(NUMBERS.map((n) => ` [.] fib(${n}) = ${fib(Number(n))}`));
 }
 
-/** Waits until so many servers consume rpc_queue. */
-export async function expectServed(it: Suite, servers: number) {
-  await until(`${servers} servers`, async () => {
-    const queues = await it.broker.ctl('list_queues', '-p', it.vhost, 'name', 'consumers').catch(() => '');
-    return queues.includes(`rpc_queue\t${servers}\n`);
-  });
+/** A server of any other port: `answer` gets each request. */
+export async function peerServer(it: Scene, answer: (channel: Channel, request: ConsumeMessage) => void): Promise<Channel> {
+  const channel = await it.queue();
+  await channel.consume('rpc_queue', (request) => request && answer(channel, request), { noAck: true });
+  return channel;
 }
+
+/** Answers with these bodies and properties, whatever was asked. */
+export const replying = (...replies: [string | Buffer, object?][]) => (channel: Channel, { properties }: ConsumeMessage) => {
+  for (const [body, more] of replies) {
+    channel.sendToQueue(properties.replyTo, Buffer.from(body), { correlationId: properties.correlationId, ...more });
+  }
+};
 
 /** Waits for a message in the queue, and takes it. */
 export async function take(channel: Channel, queue: string, deadline?: number): Promise<GetMessage> {

@@ -10,8 +10,7 @@ async function main(): Promise<number> {
     return 0;
   }
   console.log('Starting RabbitMQ ...');
-  const config = ['management.tcp.port = 15672', 'management.tcp.ip = 127.0.0.1'];
-  const broker = await Broker.start({ port: 5672, plugins: ['rabbitmq_management'], config });
+  const broker = await Broker.start({ port: 5672, managementPort: 15672 });
   console.log(`RabbitMQ is ready at ${URL}`);
   console.log('Management UI at http://localhost:15672 (user guest, password guest)');
   console.log('Ctrl-C stops it and removes its data.');
