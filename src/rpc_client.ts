@@ -111,7 +111,7 @@ export class RpcClient {
       if (this.#pending.size === 0) this.#quietSince = performance.now();
       this.#pending.set(id, { body, deadline, timer: setTimeout(onDeadline, timeout), resolve, reject });
       this.#send(id);
-      void this.#watch();
+      if (!this.#watching) void this.#watch();
     });
   }
 
@@ -137,8 +137,10 @@ export class RpcClient {
   #onReply({ properties, content }: ConsumeMessage): void {
     this.#quietSince = performance.now();
     const call = this.#settle(properties.correlationId);
-    const beginning = content.toString('utf8', 0, 40);
-    if (!call) return this.#log(`Dropped a reply that no call waits for: ${printable(JSON.stringify(beginning))}`);
+    if (!call) {
+      const beginning = JSON.stringify(content.toString('utf8', 0, 40));
+      return this.#log(`Dropped a reply that no call waits for: ${printable(beginning)}`);
+    }
     try {
       if (properties.type === 'error') throw new Error(content.toString('utf8', 0, 500) || 'unknown error');
       call.resolve(readResult(content));
@@ -153,7 +155,6 @@ export class RpcClient {
    * come for a second, and again if a later look finds another number of servers.
    */
   async #watch(): Promise<void> {
-    if (this.#watching) return;
     this.#watching = true;
     let told: number | undefined;
     while (this.#pending.size > 0) {
