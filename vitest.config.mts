@@ -3,7 +3,7 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     pool: 'threads', // end with the main process, however that ends
-    maxWorkers: 6, // tests wait more than they work
+    maxWorkers: 12, // tests wait more than they work
     testTimeout: 120_000,
     hookTimeout: 180_000,
     watch: false, // the scripts are built once for a run

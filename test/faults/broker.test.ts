@@ -107,7 +107,7 @@ describe('connections that are closed', () => {
     await servers[0]!.shows(/fib/);
     // rabbitmqctl takes longer than a set-up: closed from inside the broker, they are hit at every stage of it.
     await it.broker.ctl('eval', `
-      End = erlang:monotonic_time(millisecond) + 4000,
+      End = erlang:monotonic_time(millisecond) + 3000,
       Close = fun Close() ->
         [catch rabbit_networking:close_connection(Pid, "test") || Pid <- rabbit_networking:connections()],
         timer:sleep(7),

@@ -1,6 +1,5 @@
 // What the end-to-end suites share: a broker, a virtual host for each test, the two scripts, the other side of the wire.
 import { connect, type Channel, type ChannelModel, type ConsumeMessage, type GetMessage } from 'amqplib';
-import { randomUUID } from 'node:crypto';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, inject } from 'vitest';
 import { fib } from '../../src/fib';
@@ -24,8 +23,7 @@ export class Scene {
   }
 
   async begin(): Promise<void> {
-    this.vhost = `test ${randomUUID()}`;
-    await this.broker.addVhost(this.vhost);
+    this.vhost = await this.broker.freshVhost();
   }
 
   async end(): Promise<void> {
