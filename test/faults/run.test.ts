@@ -29,10 +29,12 @@ function isRunning({ pid }: Process): boolean {
 
 /** The ports of the brokers whose folders are below this one, and of their port mappers. */
 function portsBelow(folder: string, processes: Process[]): number[] {
-  const files = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('rabbitmq.conf'));
-  const config = files.map((file) => readFileSync(path.join(folder, file), 'utf8')).join('');
+  const files = readdirSync(folder, { recursive: true, encoding: 'utf8' });
+  const config = files.filter((file) => file.endsWith('rabbitmq.conf'))
+    .map((file) => readFileSync(path.join(folder, file), 'utf8')).join('');
   const commands = processes.map(({ command }) => command).filter((command) => command.startsWith('epmd')).join('\n');
-  return [...(config + commands).matchAll(/(?:-port |port = |listeners\S+ = \S+:)(\d+)/g)].map(([, port]) => Number(port));
+  const ports = (config + commands).matchAll(/(?:-port |port = |listeners\S+ = \S+:)(\d+)/g);
+  return [...ports].map(([, port]) => Number(port));
 }
 
 /** Runs a part of the tests, with its folder in a folder of ours. */

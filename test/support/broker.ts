@@ -1,6 +1,6 @@
 // A private RabbitMQ: ports, folders, name and cookie of its own, and nothing left of it when it is stopped.
 import { connect } from 'amqplib';
-import type { ChildProcess } from 'node:child_process';
+import type { ChildProcess, SpawnOptions } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, writeFileSync } from 'node:fs';
@@ -9,7 +9,8 @@ import { text } from 'node:stream/consumers';
 import { freePort, listens, newFolder, start, until } from './processes';
 
 // Debian's /usr/sbin/rabbitmq-server changes user when root runs it, and could not write the folder then.
-const FOLDERS = ['/usr/lib/rabbitmq/bin', ...(process.env.PATH ?? '').split(':'), '/opt/homebrew/sbin', '/usr/local/sbin'];
+const PATH = (process.env.PATH ?? '').split(':');
+const FOLDERS = ['/usr/lib/rabbitmq/bin', ...PATH, '/opt/homebrew/sbin', '/usr/local/sbin'];
 
 /** The path of `rabbitmq-server` or one of its sisters, or undefined where there is none. */
 export function findCommand(name: string): string | undefined {
@@ -129,8 +130,10 @@ export class Broker {
 
   /** Runs rabbitmqctl on it. */
   async ctl(...args: string[]): Promise<string> {
-    const child = start(findCommand('rabbitmqctl')!, ['-q', ...args], { env: this.env, stdio: ['ignore', 'pipe', 'pipe'] });
-    const [stdout, stderr, [status]] = await Promise.all([text(child.stdout!), text(child.stderr!), once(child, 'exit')]);
+    const options: SpawnOptions = { env: this.env, stdio: ['ignore', 'pipe', 'pipe'] };
+    const child = start(findCommand('rabbitmqctl')!, ['-q', ...args], options);
+    const ended = once(child, 'exit');
+    const [stdout, stderr, [status]] = await Promise.all([text(child.stdout!), text(child.stderr!), ended]);
     if (status !== 0) throw new Error(`rabbitmqctl ${args.join(' ')}: ${status}\n${stdout}${stderr}`);
     return stdout;
   }
@@ -173,7 +176,7 @@ export class Broker {
   }
 }
 
-/** Started here, and answering before the node looks for it, it ends with the rest; started by the node, it would stay. */
+/** Started here, before the node looks for one, it ends with the rest; started by the node, it would stay. */
 async function startPortMapper(port: string, env: NodeJS.ProcessEnv): Promise<void> {
   start('epmd', ['-port', port, '-address', '127.0.0.1'], { stdio: 'ignore', env });
   await until('epmd', () => listens(Number(port)));

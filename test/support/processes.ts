@@ -9,9 +9,9 @@ import { setTimeout as pause } from 'node:timers/promises';
 
 export const ROOT = path.join(__dirname, '../..');
 
-// However the process that made the run's folder ends, also by SIGKILL: its end of the reaper's standard input is closed
-// by then. The reaper, a process of its own, takes away the folder that a new process has to sign in to, kills the
-// process groups of all that did, and removes the rest.
+// However the process that made the run's folder ends, also by SIGKILL: its end of the reaper's standard input is
+// closed by then. The reaper, a process of its own, takes away the folder that a new process has to sign in to, kills
+// the process groups of all that did, and removes the rest.
 const REAPER = `cat; cd "$0" && mv pids ended && cd ended && for pid in *; do kill -9 "-$pid"; done
   for i in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$0" && break; sleep 0.2; done`;
 const SIGN_IN = 'echo "$*" > "$0/pids/$$" && exec "$@"';
@@ -67,7 +67,7 @@ export function killGroup({ pid }: ChildProcess): void {
 }
 
 /** Waits until `condition` returns something true, and returns that. Fails after `deadline` ms. */
-export async function until<T>(what: string, condition: () => Promise<T> | T, deadline = 30_000): Promise<NonNullable<T>> {
+export async function until<T>(what: string, condition: () => Promise<T> | T, deadline = 30_000) {
   const end = Date.now() + deadline;
   for (;;) {
     const result = await condition();
