@@ -1,36 +1,59 @@
-// The function that is called, and the check of its argument: all that a service of your own would replace.
+// The service: the function that is called, and how its argument and its result are written into a message and read
+// from one. A function of your own goes here, in place of fib, and no other file changes.
 
-/** The largest n that is answered: fib(1,000,000) has 208,988 digits and takes some 50 ms. */
-export const MAX_N = 1_000_000;
-export const MAX_DIGITS = 208_988;
+/** n, a whole number from 0 to 1,000,000. */
+export type Argument = number;
+/** fib(n), of 208,988 digits at most. */
+export type Result = bigint;
+/** What the client asks for where the command line names nothing. */
+export const DEFAULT_ARGUMENT: Argument = 30;
+/** The AMQP property `content_type` of requests and results. */
+export const CONTENT_TYPE = 'text/plain';
 
-/**
- * Checks a request's argument, where it is typed in and again where it arrives.
- *
- * @param value n, as a number or in decimal digits (at most 7)
- * @returns n, a whole number from 0 to 1,000,000
- * @throws RangeError if it is anything else; the message names it, cut to 40 characters and escaped
- */
-export function parseArgument(value: string | number): number {
-  const text = String(value);
-  if (/^\d{1,7}$/.test(text) && Number(text) <= MAX_N) return Number(text);
-  const shown = JSON.stringify(text.length > 40 ? `${text.slice(0, 40)}…` : text);
-  throw new RangeError(`n must be a whole number from 0 to ${MAX_N}, in digits; got ${shown}`);
-}
+const MAX_N = 1_000_000;
+const MAX_DIGITS = 208_988; // of fib(MAX_N)
 
 /**
  * The n-th Fibonacci number, exactly, by fast doubling: a step for each binary digit of n, with the identities
  * fib(2k) = fib(k) · (2 fib(k+1) − fib(k)) and fib(2k+1) = fib(k)² + fib(k+1)² (Knuth, The Art of Computer
- * Programming, volume 1, section 1.2.8). The tutorial's doubly recursive function takes fib(n) steps.
+ * Programming, volume 1, section 1.2.8). The tutorial's doubly recursive function takes fib(n) steps. The server awaits
+ * the result: a function in its place may be asynchronous, and what it throws is reported to the caller.
  *
- * @param n a whole number from 0 to 1,000,000
- * @throws RangeError if n is anything else
+ * @throws RangeError if n is not a whole number from 0 to 1,000,000
  */
-export function fib(n: number): bigint {
+export function fib(n: Argument): Result {
   let [a, b] = [0n, 1n]; // fib(k) and fib(k+1), from k = 0
-  for (const bit of parseArgument(n).toString(2)) {
+  for (const bit of parseN(String(n)).toString(2)) {
     [a, b] = [a * (2n * b - a), a * a + b * b];
     if (bit === '1') [a, b] = [b, a + b];
   }
   return a;
+}
+
+/** @throws RangeError if n is not a whole number from 0 to 1,000,000 */
+export const writeArgument = (n: Argument): Buffer => Buffer.from(String(parseN(String(n))));
+
+/**
+ * Reads what is typed at the client, and again what arrives at the server: n in decimal digits, 7 at most.
+ *
+ * @throws RangeError if it is anything else; the message names it, cut to 40 characters and escaped
+ */
+export function readArgument(body: Buffer): Argument {
+  return parseN(body.toString('utf8', 0, 50)); // too much is refused by its beginning
+}
+
+export const writeResult = (value: Result): Buffer => Buffer.from(value.toString());
+
+/** @throws Error if the body is anything but decimal digits, 208,988 at most; the message shows how it begins */
+export function readResult(body: Buffer): Result {
+  const text = body.toString('utf8', 0, MAX_DIGITS + 1);
+  if (/^\d+$/.test(text) && text.length <= MAX_DIGITS) return BigInt(text);
+  const beginning = JSON.stringify(text.slice(0, 40));
+  throw new Error(`the reply is not a number: it begins with ${beginning} and has ${body.length} bytes`);
+}
+
+function parseN(text: string): number {
+  if (/^\d{1,7}$/.test(text) && Number(text) <= MAX_N) return Number(text);
+  const shown = JSON.stringify(text.length > 40 ? `${text.slice(0, 40)}…` : text);
+  throw new RangeError(`n must be a whole number from 0 to ${MAX_N}, in digits; got ${shown}`);
 }

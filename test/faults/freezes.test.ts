@@ -1,8 +1,8 @@
-import { once } from 'node:events';
-import { createServer, type AddressInfo } from 'node:net';
 import { describe, expect, test } from 'vitest';
 import { Broker } from '../support/broker';
-import { BACK, LOST, suite } from '../support/suite';
+import type { Command } from '../support/processes';
+import { Proxy } from '../support/proxy';
+import { BACK, LOST, scriptFile, suite } from '../support/suite';
 
 const it = suite(() => Broker.start());
 
@@ -69,19 +69,58 @@ describe('a broker that blocks publishers', () => {
   });
 });
 
-describe('a port that accepts connections and says nothing', () => {
-  test('is an error, and sooner where the timeout is shorter', async () => {
-    const silent = createServer(() => {}).listen(0, '127.0.0.1');
-    await once(silent, 'listening');
-    const AMQP_URL = `amqp://127.0.0.1:${(silent.address() as AddressInfo).port}`;
-    const server = it.run('rpc_server', [], { AMQP_URL });
-    const client = it.run('rpc_client', ['--timeout', '600000'], { AMQP_URL });
-    const hurried = it.run('rpc_client', ['--timeout', '500'], { AMQP_URL });
-    expect(await hurried.exit()).toBe(1);
-    expect(hurried.stderr).toMatch(/has not answered within 500 ms/);
-    expect(await client.exit()).toBe(1);
-    expect(client.stderr).toMatch(/Cannot reach RabbitMQ at 127\.0\.0\.1:\d+: connect ETIMEDOUT/);
-    await server.shows(/Cannot reach RabbitMQ at 127\.0\.0\.1:\d+: connect ETIMEDOUT/);
-    silent.close();
+// A program that calls, closes when it is told to, and says on its way out how long that took, in milliseconds.
+const PROGRAM = `
+const { RpcClient } = require(process.argv[1]);
+RpcClient.connect().then((client) => {
+  client.call(30).catch((error) => console.log(error.message));
+  process.once('SIGUSR2', () => {
+    const closing = performance.now();
+    process.once('exit', () => console.log('ended after', performance.now() - closing));
+    client.close();
+  });
+  console.log('connected');
+});`;
+
+describe('a program that has closed its client ends by itself within two seconds', () => {
+  async function program(AMQP_URL = it.url): Promise<Command> {
+    await it.queue();
+    const running = it.command(process.execPath, ['-e', PROGRAM, scriptFile('rpc_client')], { AMQP_URL });
+    await running.shows(/connected/);
+    return running;
+  }
+
+  async function expectEnd(running: Command): Promise<void> {
+    running.kill('SIGUSR2');
+    expect(await running.exit()).toBe(0);
+    const [, ms] = /^the client is closed\nended after (.*)$/m.exec(running.stdout)!;
+    expect(Number(ms)).toBeLessThan(2_000);
+  }
+
+  test('while the broker answers', async () => {
+    await expectEnd(await program());
+  });
+
+  test('while the broker is frozen', async () => {
+    const running = await program();
+    await frozen(() => expectEnd(running));
+  });
+
+  test('while the broker blocks publishers', async () => {
+    const running = await program();
+    const { channel, connection } = await it.peer();
+    const blocked = new Promise((resolve) => connection.once('blocked', resolve));
+    await it.broker.ctl('set_vm_memory_high_watermark', '0');
+    channel.sendToQueue('rpc_queue', Buffer.from('')); // only who publishes is told
+    await blocked;
+    await expectEnd(running).finally(() => it.broker.ctl('set_vm_memory_high_watermark', '0.6'));
+  });
+
+  test.each(['up', 'down'] as const)('while the line is half open (%s)', async (direction) => {
+    const proxy = await Proxy.start(it.url);
+    const running = await program(proxy.url);
+    proxy.hold(direction);
+    await expectEnd(running);
+    await proxy.end();
   });
 });

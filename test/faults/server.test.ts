@@ -117,20 +117,6 @@ test('a request whose reply takes the connection down is gone after two times, a
   await it.queueHas({ messageCount: 0, consumerCount: 1 });
 });
 
-test('the reply queue deleted under a waiting client: the call is answered all the same', async () => {
-  const server = await it.server('--delay', '1000000');
-  const client = await it.rpcClient();
-  const call = client.call(30);
-  await server.shows(/fib/);
-  const queues = (await it.broker.api('GET', `queues/${encodeURIComponent(it.vhost)}`)) as { name: string }[];
-  const { name } = queues.find((queue) => queue.name.startsWith('amq.gen-'))!;
-  await it.broker.ctl('eval', `{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"${it.vhost}">>, queue, <<"${name}">>)),
-    rabbit_amqqueue:delete(Q, false, false, <<"test">>).`);
-  server.kill('SIGKILL');
-  await it.server();
-  expect(await call).toBe(832040n);
-});
-
 describe('a client that leaves', () => {
   test('before its answer takes nobody down, and its expired requests are not computed', async () => {
     const server = await it.server('--delay', '1500');

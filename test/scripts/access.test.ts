@@ -1,4 +1,5 @@
 import { describe, expect, inject, test } from 'vitest';
+import { Proxy } from '../support/proxy';
 import { SCRIPTS, suite, type Script } from '../support/suite';
 
 const it = suite();
@@ -55,11 +56,22 @@ describe.each(SCRIPTS)('%s says what was refused, and ends with status 1, given'
     ['a # in the password', `amqp://guest:12#${PASSWORD}@localhost`, /AMQP_URL holds an @ behind the host/],
     ['a / in the password', `amqp://guest:12/${PASSWORD}@localhost`, /AMQP_URL holds an @ behind the host/],
     ['a bad port', `amqp://guest:${PASSWORD}@localhost:99999`, /AMQP_URL is not a URL/],
-    ['a bad heartbeat', `amqp://guest:${PASSWORD}@localhost?heartbeat=often`,
-      /heartbeat in AMQP_URL must be whole seconds, not "often"/],
+    ['no host', `amqp://guest:${PASSWORD}@/vhost`, /AMQP_URL is not a URL/],
+    ['neither user nor host', 'amqp:///vhost', /AMQP_URL is not a URL/],
+    ...['abc', '', '0.4', '-1'].map((heartbeat): [string, string, RegExp] => [
+      `a heartbeat of "${heartbeat}"`,
+      `amqp://guest:${PASSWORD}@localhost?heartbeat=${heartbeat}`,
+      new RegExp(`heartbeat in AMQP_URL must be whole seconds, not "${heartbeat}"`),
+    ]),
   ])('%s in AMQP_URL', async (_, url, message) => {
     await expectRefused(script, url, message);
   });
+});
+
+test('an IPv6 address in brackets is taken', async () => {
+  const proxy = await Proxy.start(it.url, '[::1]');
+  await expectAnswer({ AMQP_URL: proxy.url });
+  await proxy.end();
 });
 
 test('a user name and a password of any characters let both sides in', async () => {

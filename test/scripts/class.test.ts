@@ -41,6 +41,17 @@ describe('the client class', () => {
 });
 
 describe('the client class', () => {
+  test('reaches the broker that its url names, whatever AMQP_URL says, and two at the same time', async () => {
+    const other = await it.another();
+    await peerServer(it, replying(['1']));
+    await peerServer(other, replying(['2']));
+    process.env.AMQP_URL = 'amqp://localhost:1';
+    const clients = [await RpcClient.connect({ url: it.url }), await RpcClient.connect({ url: other.url })];
+    expect(await Promise.all(clients.map((client) => client.call(30)))).toEqual([1n, 2n]);
+    await Promise.all(clients.map((client) => client.close()));
+    await expect(RpcClient.connect({ url: 'localhost' })).rejects.toThrow('url is not a URL such as');
+  });
+
   test('drops a reply with an unknown, an empty or no correlation id, and one that comes twice', async () => {
     await peerServer(it, (channel, request) => {
       replying(['1', { correlationId: 'unknown' }], ['2', { correlationId: '' }])(channel, request);

@@ -1,7 +1,7 @@
 // Processes that tests, demo and benchmark start: their output line by line, and the promise that none stays behind.
 import { spawn, type ChildProcess, type SpawnOptions } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, mkdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { createConnection, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -77,13 +77,22 @@ export async function until<T>(what: string, condition: () => Promise<T> | T, de
   }
 }
 
+/**
+ * A port that nobody listens on, and that is given to nobody else in this run. It is none of those that the system
+ * gives to connections (from 32,768 on), which come and go while a broker starts, or is away.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
+  const port = 10_000 + Math.floor(Math.random() * 20_000);
+  try {
+    const server = createServer().listen(port, '127.0.0.1');
+    await once(server, 'listening');
+    server.close();
+    await once(server, 'close');
+    writeFileSync(path.join(runFolder(), `port-${port}`), '', { flag: 'wx' });
+    return port;
+  } catch {
+    return freePort();
+  }
 }
 
 export async function listens(port: number): Promise<boolean> {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { MAX_DIGITS, MAX_N, fib, parseArgument } from '../../src/fib';
+import { fib, readArgument, readResult, writeArgument, writeResult } from '../../src/fib';
 
 describe('fib', () => {
   test('has the values of the tutorial', () => {
@@ -14,8 +14,8 @@ describe('fib', () => {
   });
 
   test('reaches n = 1,000,000', () => {
-    const digits = fib(MAX_N).toString();
-    expect(digits).toHaveLength(MAX_DIGITS);
+    const digits = fib(1_000_000).toString();
+    expect(digits).toHaveLength(208_988);
     expect(digits.slice(0, 20)).toBe('19532821287077577316');
     expect(digits.slice(-20)).toBe('68996526838242546875');
   });
@@ -36,16 +36,33 @@ describe('fib', () => {
   });
 });
 
-describe('parseArgument', () => {
-  test.each([['0', 0], ['30', 30], ['0000030', 30], ['1000000', 1_000_000]])('takes %s', (text, n) => {
-    expect(parseArgument(text)).toBe(n);
+describe('an argument', () => {
+  test.each([['0', 0], ['30', 30], ['0000030', 30], ['1000000', 1_000_000]])('is read from %s', (text, n) => {
+    expect(readArgument(Buffer.from(text))).toBe(n);
   });
 
-  test.each(['', ' ', '30 ', '-1', '+1', '1.0', '1e3', '0x1f', '1_000', '1000001', '00000030', '٣٠', 'abc'])('refuses %j', (text) => {
-    expect(() => parseArgument(text)).toThrow(`got ${JSON.stringify(text)}`);
+  test.each(['', ' ', '30 ', '-1', '+1', '1.0', '1e3', '0x1f', '1_000', '1000001', '00000030', '٣٠', 'abc'])(
+    'is refused, with its text, where it is %j',
+    (text) => expect(() => readArgument(Buffer.from(text))).toThrow(`got ${JSON.stringify(text)}`),
+  );
+
+  test('is cut and escaped where it is refused', () => {
+    const body = Buffer.from(`\u001b[31m${'x'.repeat(100)}`);
+    expect(() => readArgument(body)).toThrow(`got "\\u001b[31m${'x'.repeat(35)}…"`);
   });
 
-  test('cuts and escapes the text that it refuses', () => {
-    expect(() => parseArgument(`\u001b[31m${'x'.repeat(100)}`)).toThrow(`got "\\u001b[31m${'x'.repeat(35)}…"`);
+  test('is written in digits, or refused', () => {
+    expect(writeArgument(30).toString()).toBe('30');
+    expect(() => writeArgument(1.5)).toThrow(RangeError);
+  });
+});
+
+describe('a result', () => {
+  test.each([0n, 832040n, 10n ** 208_987n])('is read as it was written', (value) => {
+    expect(readResult(writeResult(value))).toBe(value);
+  });
+
+  test.each(['', ' 1', '-1', '0x1f', '1n', 'abc', '1'.repeat(208_989)])('is refused where it is %j', (text) => {
+    expect(() => readResult(Buffer.from(text))).toThrow(`begins with ${JSON.stringify(text.slice(0, 40))}`);
   });
 });
