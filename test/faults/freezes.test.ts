@@ -28,7 +28,7 @@ describe('a broker that is frozen', () => {
     await short.shows(/Requesting/);
 
     await frozen(async () => {
-      const sides = [server, client].map((side) => side.shows(LOST, { deadline: 20_000 })); // 3 x 5 s, on a busy machine
+      const sides = [server, client].map((side) => side.shows(LOST, { deadline: 20_000 })); // 3 x 5 s, and some
       // With a heartbeat of a second it is noticed sooner than one of 5 s could tell.
       await hasty.shows(LOST, { deadline: 7_000 });
       // No call outlives its deadline, and no process its calls.

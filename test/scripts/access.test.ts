@@ -1,10 +1,9 @@
 import { describe, expect, inject, test } from 'vitest';
 import { Proxy } from '../support/proxy';
-import { suite, type Script } from '../support/suite';
+import { SCRIPTS, suite, type Script } from '../support/suite';
 
 const it = suite();
 const PASSWORD = 'hunter2';
-const SCRIPTS = ['rpc_server', 'rpc_client'] as const;
 let users = 0;
 
 /** A user with these permissions (configure, write, read) on the test's virtual host, as a URL. */
@@ -53,7 +52,7 @@ describe.each(SCRIPTS)('%s says what was refused, and ends with status 1, given'
 
   test.each([
     ['no URL', `localhost ${PASSWORD}`, /AMQP_URL is not a URL/],
-    ['another protocol', `http://guest:${PASSWORD}@localhost`, /AMQP_URL must begin with amqp:\/\/ or amqps:\/\/, not http:/],
+    ['another protocol', `http://guest:${PASSWORD}@localhost`, /AMQP_URL must begin with amqp:.* or amqps:.* not http/],
     ['a # in the password', `amqp://guest:12#${PASSWORD}@localhost`, /AMQP_URL holds an @ behind the host/],
     ['a / in the password', `amqp://guest:12/${PASSWORD}@localhost`, /AMQP_URL holds an @ behind the host/],
     ['a bad port', `amqp://guest:${PASSWORD}@localhost:99999`, /AMQP_URL is not a URL/],
@@ -89,7 +88,8 @@ describe('permissions', () => {
     await it.server();
     const client = it.run('rpc_client', [], { AMQP_URL: await user('.*', 'nothing', '.*') });
     expect(await client.exit()).toBe(1);
-    expect(client.stderr).toMatch(/fib\(30\): RabbitMQ at \S+ refuses permission: .*'amq\.default' in vhost 'test \S+' refused/);
+    const message = /fib\(30\): RabbitMQ at \S+ refuses permission: .*'amq\.default' in vhost 'test \S+' refused/;
+    expect(client.stderr).toMatch(message);
     expect(client.stderr).not.toContain(PASSWORD);
   });
 

@@ -6,6 +6,7 @@ import { newFolder, until } from '../support/processes';
 import { peerServer, replying, scriptFile, suite, take } from '../support/suite';
 
 const it = suite();
+const START_A_SERVER = 'start a server with: npx ts-node src/rpc_server.ts';
 
 describe('the client', () => {
   test.each([[[]], [['']], [['30']]])('%j asks for fib(30)', async (args) => {
@@ -76,14 +77,13 @@ describe('the client', () => {
   test('fails at once where there is no rpc_queue, and says how to start a server', async () => {
     const client = it.client('--timeout', '600000');
     expect(await client.exit()).toBe(1);
-    expect(client.stderr).toBe(' [!] fib(30): there is no rpc_queue: start a server with: npx ts-node src/rpc_server.ts\n');
+    expect(client.stderr).toBe(` [!] fib(30): there is no rpc_queue: ${START_A_SERVER}\n`);
   });
 
   test('says once, after a second, that there is no server, and is answered by one that starts then', async () => {
     await it.queue();
     const client = it.client('30', '31');
-    const hint = 'start a server with: npx ts-node src/rpc_server.ts';
-    const line = ` [!] No reply for a second: rpc_queue has 0 servers and 2 waiting requests: ${hint}\n`;
+    const line = ` [!] No reply for a second: rpc_queue has 0 servers and 2 waiting requests: ${START_A_SERVER}\n`;
     await until('the line', () => client.stderr === line);
     await it.server();
     expect(await client.exit()).toBe(0);
@@ -94,9 +94,8 @@ describe('the client', () => {
     await it.queue();
     const client = it.client('--timeout', '900');
     expect(await client.exit()).toBe(1);
-    expect(client.stderr).toMatch(
-      /^ \[!\] fib\(30\): no reply within 900 ms; when last seen, rpc_queue has 0 servers and \d waiting requests?: start/,
-    );
+    const message = /^ \[!\] fib\(30\): no reply within 900 ms; when last seen, rpc_queue has 0 servers and \d waiting/;
+    expect(client.stderr).toMatch(message);
     await it.queueHas({ messageCount: 0 });
   });
 
@@ -104,17 +103,17 @@ describe('the client', () => {
     await it.server('--delay', '1000000');
     const client = it.client('--timeout', '3500', '1', '2', '3');
     expect(await client.exit()).toBe(1);
-    expect(client.stderr.match(/No reply for a second: rpc_queue has 1 server and 2 waiting requests\n/g)).toHaveLength(1);
-    expect(client.stderr).toMatch(
-      /fib\(3\): no reply within 3500 ms; when last seen, rpc_queue has 1 server and 2 waiting requests\n/,
-    );
+    const seen = 'rpc_queue has 1 server and 2 waiting requests\n';
+    expect(client.stderr.split(`No reply for a second: ${seen}`)).toHaveLength(2); // once
+    expect(client.stderr).toContain(`fib(3): no reply within 3500 ms; when last seen, ${seen}`);
   });
 });
 
 describe('the client', () => {
   test('reports the error of a server, escaped, and goes on with the other calls', async () => {
+    const failing = replying(['no \u001b[31mone\u009b', { type: 'error' }]);
     await peerServer(it, (channel, request) => {
-      replying(request.content.toString() === '1' ? ['no \u001b[31mone\u009b', { type: 'error' }] : ['1'])(channel, request);
+      (request.content.toString() === '1' ? failing : replying(['1']))(channel, request);
     });
     const client = it.client('1', '2');
     expect(await client.exit()).toBe(1);
@@ -125,9 +124,8 @@ describe('the client', () => {
   test('without a broker fails at once, and says where it looked and how to start one', async () => {
     const client = it.run('rpc_client', ['--timeout', '600000'], { AMQP_URL: 'amqp://user:s3cret@localhost:1/x' });
     expect(await client.exit()).toBe(1);
-    expect(client.stderr).toMatch(
-      /^ \[!\] Cannot reach RabbitMQ at localhost:1: connect ECONNREFUSED \S+\. Start one with: npm run broker\n$/,
-    );
+    const reason = /^ \[!\] Cannot reach RabbitMQ at localhost:1: connect ECONNREFUSED \S+\./;
+    expect(client.stderr).toMatch(new RegExp(`${reason.source} Start one with: npm run broker\n$`));
     expect(client.stdout).toBe('');
   });
 });

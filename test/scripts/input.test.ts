@@ -26,11 +26,11 @@ function randomText(): string | undefined {
 function randomHeader(depth = 0): unknown {
   const deeper = () => (depth > 2 ? null : randomHeader(depth + 1));
   return pick<() => unknown>(
-    () => below(256) - 128, () => below(2 ** 16) - 2 ** 15, () => below(2 ** 32) - 2 ** 31, () => -(2 ** 52), () => 2 ** 63,
-    () => random(), () => random() < 0.5, () => null, () => randomText() ?? 'x', () => Buffer.from('bytes'),
-    () => ({ '!': 'uint8', value: 255 }), () => ({ '!': 'uint16', value: 65_535 }), () => ({ '!': 'uint32', value: 2 ** 32 - 1 }),
-    () => ({ '!': 'int8', value: -1 }), () => ({ '!': 'int16', value: -1 }), () => ({ '!': 'int32', value: -1 }),
-    () => ({ '!': 'int64', value: -1 }), () => ({ '!': 'float', value: 0.5 }), () => ({ '!': 'double', value: 0.1 }),
+    () => below(256) - 128, () => below(2 ** 16) - 2 ** 15, () => below(2 ** 32) - 2 ** 31, () => -(2 ** 52),
+    () => 2 ** 63, () => random(), () => random() < 0.5, () => null, () => randomText() ?? 'x',
+    () => Buffer.from('bytes'), () => ({ '!': 'float', value: 0.5 }), () => ({ '!': 'double', value: 0.1 }),
+    () => ({ '!': pick('int8', 'int16', 'int32', 'int64'), value: -1 }), () => ({ '!': 'uint8', value: 255 }),
+    () => ({ '!': 'uint16', value: 65_535 }), () => ({ '!': 'uint32', value: 2 ** 32 - 1 }),
     () => ({ '!': 'timestamp', value: below(2 ** 31) }), () => ({ '!': 'decimal', value: { places: 2, digits: 314 } }),
     () => [deeper(), deeper()], () => ({ nested: deeper() }),
   )();
@@ -61,7 +61,8 @@ async function strictClient(channel: Channel) {
 async function sendAll(channel: Channel, count: number, send: () => void): Promise<void> {
   for (let sent = 0; sent < count;) {
     const { messageCount } = await channel.checkQueue('rpc_queue');
-    for (let room = 200 - messageCount; room > 0 && sent < count; room -= 2, sent++) send(); // a reply may land there too
+    // Each request may put its reply there, too.
+    for (let room = 200 - messageCount; room > 0 && sent < count; room -= 2, sent++) send();
     await until('room', async () => (await channel.checkQueue('rpc_queue')).messageCount < 100);
   }
 }
@@ -86,7 +87,8 @@ describe(`10,000 random requests (SEED=${SEED})`, () => {
 
     await sendAll(channel, REQUESTS, () => {
       const headers = { a: randomHeader(), b: randomHeader() };
-      const properties = { type: randomText(), messageId: randomText(), appId: randomText(), contentType: randomText(), headers };
+      const [type, messageId, appId, contentType] = [randomText(), randomText(), randomText(), randomText()];
+      const properties = { type, messageId, appId, contentType, headers };
       if (random() < 0.25) return client.ask(properties);
       const body = random() < 0.2 ? Buffer.from(String(below(2_000))) : randomBody();
       const replyTo = pick(undefined, '', 'rpc_queue', 'no such queue', another, client.queue, randomText());

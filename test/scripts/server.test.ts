@@ -1,5 +1,4 @@
 import { describe, expect, test } from 'vitest';
-import { until } from '../support/processes';
 import { garble, suite, take } from '../support/suite';
 
 const it = suite();
@@ -91,18 +90,6 @@ describe('a request', () => {
     ask('8');
     expect(await answer()).toBe('21');
     await server.shows(/^ \[!\] Cannot reply: /m);
-  });
-
-  test('is held for --delay, and the process goes on meanwhile', async () => {
-    const server = await it.server('--delay', '2147483647'); // 25 days
-    const { ask } = await asker();
-    ask('30');
-    await server.shows(/fib\(30\)/);
-    const start = Date.now();
-    // The first is noticed, though the request is held; later ones count after half a second.
-    await until('exit', () => !server.running || (server.kill('SIGTERM'), false));
-    expect(await server.exit()).toBe(1);
-    expect(Date.now() - start).toBeGreaterThanOrEqual(500);
   });
 });
 

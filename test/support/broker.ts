@@ -1,16 +1,16 @@
 // A private RabbitMQ: ports, folders, name and cookie of its own, and nothing left of it when it is stopped.
 import { connect } from 'amqplib';
-import type { ChildProcess } from 'node:child_process';
+import type { ChildProcess, SpawnOptions } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, writeFileSync } from 'node:fs';
-import { createConnection } from 'node:net';
 import path from 'node:path';
 import { text } from 'node:stream/consumers';
-import { freePort, newFolder, start, until } from './processes';
+import { freePort, listens, newFolder, start, until } from './processes';
 
 // Debian's /usr/sbin/rabbitmq-server changes user when root runs it, and could not write the folder then.
-const FOLDERS = ['/usr/lib/rabbitmq/bin', ...(process.env.PATH ?? '').split(':'), '/opt/homebrew/sbin', '/usr/local/sbin'];
+const PATH = (process.env.PATH ?? '').split(':');
+const FOLDERS = ['/usr/lib/rabbitmq/bin', ...PATH, '/opt/homebrew/sbin', '/usr/local/sbin'];
 
 /** The path of `rabbitmq-server` or one of its sisters, or undefined where there is none. */
 export function findCommand(name: string): string | undefined {
@@ -51,6 +51,7 @@ export interface BrokerDetails {
 
 export class Broker {
   #process: ChildProcess | undefined;
+  #fresh: string[] = [];
   output = '';
   ended: Promise<unknown> = Promise.resolve();
   readonly port: number;
@@ -81,8 +82,6 @@ export class Broker {
       ERL_EPMD_ADDRESS: '127.0.0.1',
       ERL_EPMD_PORT: epmd,
       RABBITMQ_NODENAME: options.node ?? `rpc-${port}@localhost`,
-      RABBITMQ_NODE_PORT: String(port),
-      RABBITMQ_NODE_IP_ADDRESS: host,
       RABBITMQ_DIST_PORT: String(await freePort()),
       RABBITMQ_MNESIA_BASE: path.join(folder, 'data'),
       RABBITMQ_LOG_BASE: path.join(folder, 'log'),
@@ -93,7 +92,7 @@ export class Broker {
       RUNNING_UNDER_SYSTEMD: '1', // the start script becomes the broker, so that signals reach it
     };
     const management = [`management.tcp.ip = ${host}`, `management.tcp.port = ${managementPort}`];
-    const lines = managementPort ? [...management, ...config] : config;
+    const lines = [`listeners.tcp.1 = ${host}:${port}`, ...(managementPort ? management : []), ...config];
     writeFileSync(path.join(folder, 'enabled_plugins'), managementPort ? '[rabbitmq_management].\n' : '[].\n');
     writeFileSync(path.join(folder, 'rabbitmq.conf'), lines.map((line) => `${line}\n`).join(''));
     if (!peer) writeFileSync(path.join(folder, '.erlang.cookie'), randomUUID(), { mode: 0o400 });
@@ -131,8 +130,10 @@ export class Broker {
 
   /** Runs rabbitmqctl on it. */
   async ctl(...args: string[]): Promise<string> {
-    const child = start(findCommand('rabbitmqctl')!, ['-q', ...args], { env: this.env, stdio: ['ignore', 'pipe', 'pipe'] });
-    const [stdout, stderr, [status]] = await Promise.all([text(child.stdout!), text(child.stderr!), once(child, 'exit')]);
+    const options: SpawnOptions = { env: this.env, stdio: ['ignore', 'pipe', 'pipe'] };
+    const child = start(findCommand('rabbitmqctl')!, ['-q', ...args], options);
+    const ended = once(child, 'exit');
+    const [stdout, stderr, [status]] = await Promise.all([text(child.stdout!), text(child.stderr!), ended]);
     if (status !== 0) throw new Error(`rabbitmqctl ${args.join(' ')}: ${status}\n${stdout}${stderr}`);
     return stdout;
   }
@@ -150,23 +151,33 @@ export class Broker {
     return answer && JSON.parse(answer);
   }
 
-  /** Adds a virtual host that the user guest may do all in. */
-  async addVhost(name: string): Promise<void> {
+  /** Adds virtual hosts that the user guest may do all in. */
+  async addVhost(...names: string[]): Promise<void> {
     if (this.details.managementPort) {
-      await this.api('PUT', `vhosts/${encodeURIComponent(name)}`);
+      for (const name of names) await this.api('PUT', `vhosts/${encodeURIComponent(name)}`);
       return;
     }
-    const [vhost, all] = [`<<"${name}">>`, '<<".*">>'];
-    await this.ctl('eval', `rabbit_vhost:add(${vhost}, <<"guest">>),
-      rabbit_auth_backend_internal:set_permissions(<<"guest">>, ${vhost}, ${all}, ${all}, ${all}, <<"guest">>).`);
+    const vhosts = names.map((name) => `<<"${name}">>`).join(',');
+    await this.ctl('eval', `All = <<".*">>, [begin
+      rabbit_vhost:add(Vhost, <<"guest">>),
+      rabbit_auth_backend_internal:set_permissions(<<"guest">>, Vhost, All, All, All, <<"guest">>)
+    end || Vhost <- [${vhosts}]].`);
+  }
+
+  /** A virtual host that nobody has used. */
+  async freshVhost(): Promise<string> {
+    if (this.#fresh.length === 0) {
+      const count = this.details.managementPort ? 1 : 12; // rabbitmqctl takes its time for each call
+      const names = Array.from({ length: count }, () => `test ${randomUUID()}`);
+      await this.addVhost(...names);
+      this.#fresh = names;
+    }
+    return this.#fresh.pop()!;
   }
 }
 
-/** Started here, and answering before the node looks for it, it ends with the rest; started by the node, it would stay. */
+/** Started here, before the node looks for one, it ends with the rest; started by the node, it would stay. */
 async function startPortMapper(port: string, env: NodeJS.ProcessEnv): Promise<void> {
   start('epmd', ['-port', port, '-address', '127.0.0.1'], { stdio: 'ignore', env });
-  await until('epmd', () => new Promise((resolve) => {
-    const socket = createConnection(Number(port), '127.0.0.1');
-    socket.once('connect', () => resolve(true)).once('error', () => resolve(false)).once('connect', () => socket.destroy());
-  }));
+  await until('epmd', () => listens(Number(port)));
 }

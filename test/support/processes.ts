@@ -1,17 +1,17 @@
 // Processes that tests, demo and benchmark start: their output line by line, and the promise that none stays behind.
 import { spawn, type ChildProcess, type SpawnOptions } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, mkdirSync, rmSync } from 'node:fs';
-import { createServer, type Socket } from 'node:net';
+import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createConnection, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 
 export const ROOT = path.join(__dirname, '../..');
 
-// However the process that made the run's folder ends, also by SIGKILL: its end of the reaper's standard input is closed
-// by then. The reaper, a process of its own, takes away the folder that a new process has to sign in to, kills the
-// process groups of all that did, and removes the rest.
+// However the process that made the run's folder ends, also by SIGKILL: its end of the reaper's standard input is
+// closed by then. The reaper, a process of its own, takes away the folder that a new process has to sign in to, kills
+// the process groups of all that did, and removes the rest.
 const REAPER = `cat; cd "$0" && mv pids ended && cd ended && for pid in *; do kill -9 "-$pid"; done
   for i in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$0" && break; sleep 0.2; done`;
 const SIGN_IN = 'echo "$*" > "$0/pids/$$" && exec "$@"';
@@ -67,7 +67,7 @@ export function killGroup({ pid }: ChildProcess): void {
 }
 
 /** Waits until `condition` returns something true, and returns that. Fails after `deadline` ms. */
-export async function until<T>(what: string, condition: () => Promise<T> | T, deadline = 30_000): Promise<NonNullable<T>> {
+export async function until<T>(what: string, condition: () => Promise<T> | T, deadline = 30_000) {
   const end = Date.now() + deadline;
   for (;;) {
     const result = await condition();
@@ -77,13 +77,34 @@ export async function until<T>(what: string, condition: () => Promise<T> | T, de
   }
 }
 
+/**
+ * A port that nobody listens on, and that is given to nobody else in this run. It is none of those that the system
+ * gives to connections (from 32,768 on), which come and go while a broker starts, or is away.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
+  const port = 10_000 + Math.floor(Math.random() * 20_000);
+  try {
+    const server = createServer().listen(port, '127.0.0.1');
+    await once(server, 'listening');
+    server.close();
+    await once(server, 'close');
+    writeFileSync(path.join(runFolder(), `port-${port}`), '', { flag: 'wx' });
+    return port;
+  } catch {
+    return freePort();
+  }
+}
+
+export async function listens(port: number): Promise<boolean> {
+  const socket = createConnection(port, '127.0.0.1');
+  try {
+    await once(socket, 'connect');
+    return true;
+  } catch {
+    return false;
+  } finally {
+    socket.destroy();
+  }
 }
 
 /** Random numbers from 0 to 1, always the same for a seed (mulberry32). */

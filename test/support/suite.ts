@@ -1,6 +1,5 @@
-// What the end-to-end suites share: a broker, a virtual host for each test, the two scripts, the other side of the wire.
+// What the end-to-end suites share: a broker, a virtual host for each test, the two scripts, the wire's other side.
 import { connect, type Channel, type ChannelModel, type ConsumeMessage, type GetMessage } from 'amqplib';
-import { randomUUID } from 'node:crypto';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, inject } from 'vitest';
 import { fib } from '../../src/fib';
@@ -8,7 +7,8 @@ import { RpcClient } from '../../src/rpc_client';
 import { Broker } from './broker';
 import { Command, killGroup, newFolder, runFolder, until } from './processes';
 
-export type Script = 'rpc_server' | 'rpc_client';
+export const SCRIPTS = ['rpc_server', 'rpc_client'] as const;
+export type Script = (typeof SCRIPTS)[number];
 
 /** A virtual host, and all that is started and connected in it. */
 export class Scene {
@@ -24,8 +24,7 @@ export class Scene {
   }
 
   async begin(): Promise<void> {
-    this.vhost = `test ${randomUUID()}`;
-    await this.broker.addVhost(this.vhost);
+    this.vhost = await this.broker.freshVhost();
   }
 
   async end(): Promise<void> {
@@ -33,7 +32,8 @@ export class Scene {
     for (const connection of this.#connections.splice(0)) void connection.close().catch(() => {});
     const commands = this.#commands.splice(0);
     for (const { child } of commands) killGroup(child);
-    await Promise.all([...commands.map((command) => command.exit()), ...this.#clients.splice(0).map((client) => client.close())]);
+    const clients = this.#clients.splice(0);
+    await Promise.all([...commands.map((command) => command.exit()), ...clients.map((client) => client.close())]);
   }
 
   /** Another virtual host, which ends with this one. */
@@ -59,9 +59,11 @@ export class Scene {
 
   /** Runs one of the scripts as a user types it. */
   npx(script: Script, ...args: string[]): Command {
-    const npm = { npm_config_cache: newFolder('npm'), npm_config_update_notifier: 'false' }; // no file, no line elsewhere
-    const env = { ...npm, npm_config_call: undefined }; // what `npx -c 'npm test'` was told, and would tell npx again
-    return this.command('npx', ['ts-node', `src/${script}.ts`, ...args], env);
+    return this.command('npx', ['ts-node', `src/${script}.ts`, ...args], {
+      npm_config_cache: newFolder('npm'), // no file elsewhere
+      npm_config_update_notifier: 'false',
+      npm_config_call: undefined, // what `npx -c 'npm test'` was told, and would tell npx again
+    });
   }
 
   /** Runs the server and waits until it serves. */
@@ -147,19 +149,21 @@ export async function expectAnswers(client: Command) {
   expect(answers).toEqual(NUMBERS.map((n) => ` [.] fib(${n}) = ${fib(Number(n))}`));
 }
 
+type Answer = (channel: Channel, request: ConsumeMessage) => void;
+
 /** A server of any other port: `answer` gets each request. */
-export async function peerServer(it: Scene, answer: (channel: Channel, request: ConsumeMessage) => void): Promise<Channel> {
+export async function peerServer(it: Scene, answer: Answer): Promise<Channel> {
   const channel = await it.queue();
   await channel.consume('rpc_queue', (request) => request && answer(channel, request), { noAck: true });
   return channel;
 }
 
 /** Answers with these bodies and properties, whatever was asked. */
-export const replying = (...replies: [string | Buffer, object?][]) => (channel: Channel, { properties }: ConsumeMessage) => {
-  for (const [body, more] of replies) {
-    channel.sendToQueue(properties.replyTo, Buffer.from(body), { correlationId: properties.correlationId, ...more });
-  }
-};
+export function replying(...replies: [string | Buffer, object?][]): Answer {
+  return (channel, { properties: { replyTo, correlationId } }) => {
+    for (const [body, more] of replies) channel.sendToQueue(replyTo, Buffer.from(body), { correlationId, ...more });
+  };
+}
 
 /** Waits for a message in the queue, and takes it. */
 export async function take(channel: Channel, queue: string, deadline?: number): Promise<GetMessage> {
@@ -171,5 +175,6 @@ export function garble({ connection }: ChannelModel): void {
   const { stream } = connection as unknown as { stream: { write(bytes: Buffer): boolean } };
   const write = stream.write.bind(stream);
   const spoil = (text: string) => text.replace(/~{8,}/g, (run) => '\xff'.repeat(run.length));
-  stream.write = (bytes) => write(bytes.length > 4_096 ? bytes : Buffer.from(spoil(bytes.toString('latin1')), 'latin1'));
+  const spoilt = (bytes: Buffer) => Buffer.from(spoil(bytes.toString('latin1')), 'latin1');
+  stream.write = (bytes) => write(bytes.length > 4_096 ? bytes : spoilt(bytes));
 }
