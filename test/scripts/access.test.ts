@@ -36,18 +36,15 @@ async function expectAnswer(server: NodeJS.ProcessEnv, client = server): Promise
 }
 
 describe.each(SCRIPTS)('%s says what was refused, and ends with status 1, given', (script) => {
-  test('a wrong password', async () => {
-    const message = /^ \[!\] RabbitMQ at 127\.0\.0\.1:\d+ refuses user "guest": wrong user name or password/;
-    await expectRefused(script, it.broker.url(it.vhost, `guest:${PASSWORD}`), message);
-  });
-
-  test('an unknown virtual host', async () => {
-    const message = /^ \[!\] RabbitMQ at \S+ does not open virtual host "no such" to user "guest"/;
-    await expectRefused(script, it.broker.url('no such'), message);
-  });
-
-  test('a virtual host that the user may not enter', async () => {
-    await expectRefused(script, await user(), /does not open virtual host "test \S+" to user "user\d+"/);
+  test.each([
+    ['a wrong password', () => it.broker.url(it.vhost, `guest:${PASSWORD}`),
+      /^ \[!\] RabbitMQ at 127\.0\.0\.1:\d+ refuses user "guest": wrong user name or password/],
+    ['an unknown virtual host', () => it.broker.url('no such'),
+      /^ \[!\] RabbitMQ at \S+ does not open virtual host "no such" to user "guest"/],
+    ['a virtual host that the user may not enter', () => user(),
+      /does not open virtual host "test \S+" to user "user\d+"/],
+  ])('%s', async (_, url, message) => {
+    await expectRefused(script, await url(), message);
   });
 
   test.each([

@@ -14,83 +14,77 @@ async function asker() {
   return { connection, ask, reply, answer: async () => (await reply()).content.toString() };
 }
 
-describe('a request', () => {
-  test('is answered on the queue it names, with its correlation id, as a result', async () => {
-    const server = await it.server();
-    const { ask, reply } = await asker();
-    ask('30', { correlationId: 'a-1' });
-    const { content, properties, fields } = await reply();
-    expect(content.toString()).toBe('832040');
-    expect(fields.exchange).toBe('');
-    expect(Object.fromEntries(Object.entries(properties).filter(([, value]) => value !== undefined))).toEqual({
-      correlationId: 'a-1',
-      type: 'result',
-      contentType: 'text/plain',
-      headers: {},
-    });
-    await server.shows(/fib/);
-    expect(server.stdout).toBe(' [x] Awaiting RPC requests\n [.] fib(30)\n');
-    expect(server.stderr).toBe('');
+test('a request is answered on the queue it names, with its correlation id, as a result', async () => {
+  const server = await it.server();
+  const { ask, reply } = await asker();
+  ask('30', { correlationId: 'a-1' });
+  const { content, properties, fields } = await reply();
+  expect(content.toString()).toBe('832040');
+  expect(fields.exchange).toBe('');
+  expect(Object.fromEntries(Object.entries(properties).filter(([, value]) => value !== undefined))).toEqual({
+    correlationId: 'a-1',
+    type: 'result',
+    contentType: 'text/plain',
+    headers: {},
   });
-
-  test('without a correlation id is answered without one', async () => {
-    await it.server();
-    const { ask, reply } = await asker();
-    ask('10', { correlationId: undefined });
-    const { content, properties } = await reply();
-    expect(content.toString()).toBe('55');
-    expect(properties.correlationId).toBeUndefined();
-  });
+  await server.shows(/fib/);
+  expect(server.stdout).toBe(' [x] Awaiting RPC requests\n [.] fib(30)\n');
+  expect(server.stderr).toBe('');
 });
 
-describe('a request', () => {
-  test('without reply_to is logged, acknowledged and not computed', async () => {
-    const server = await it.server();
-    const { ask, answer } = await asker();
-    ask('30', { replyTo: undefined });
-    ask('12');
-    expect(await answer()).toBe('144');
-    await server.shows(/^ \[!\] .*fib\(30\) came without reply_to/m);
-    await server.shows(/fib\(12\)$/m);
-    expect(server.stdout).toBe(' [x] Awaiting RPC requests\n [.] fib(12)\n');
-    server.kill('SIGKILL');
-    await it.queueHas({ messageCount: 0, consumerCount: 0 });
-  });
-
-  test.each([
-    ['abc', '"abc"'],
-    ['', '""'],
-    ['-1', '"-1"'],
-    ['1000001', '"1000001"'],
-    ['00000030', '"00000030"'],
-    [' 30', '" 30"'],
-    ['30\n', '"30\\\\n"'],
-    ['x'.repeat(1_000_000), `"${'x'.repeat(40)}…"`],
-  ])('%# is refused with an error that names it, and takes nobody down', async (body, shown) => {
-    const server = await it.server();
-    const { ask, reply, answer } = await asker();
-    ask(body);
-    const { content, properties } = await reply();
-    expect(properties).toMatchObject({ type: 'error', correlationId: 'id', contentType: 'text/plain' });
-    expect(content.toString()).toMatch(/^n must be a whole number from 0 to 1000000, in digits; got "/);
-    expect(content.toString()).not.toMatch(/\n| at /);
-    ask('7');
-    expect(await answer()).toBe('13');
-    await server.shows(new RegExp(String.raw`^ \[!\] Refused a request: .*got ${shown}$`, 'm'));
-    expect(server.stderr.split('\n')).toHaveLength(2);
-  });
+test('a request without a correlation id is answered without one', async () => {
+  await it.server();
+  const { ask, reply } = await asker();
+  ask('10', { correlationId: undefined });
+  const { content, properties } = await reply();
+  expect(content.toString()).toBe('55');
+  expect(properties.correlationId).toBeUndefined();
 });
 
-describe('a request', () => {
-  test('whose properties cannot be sent back is acknowledged all the same', async () => {
-    const server = await it.server();
-    const { ask, answer, connection } = await asker();
-    garble(connection);
-    ask('5', { correlationId: '~'.repeat(200) }); // 600 bytes when it is written again, of 255 at most
-    ask('8');
-    expect(await answer()).toBe('21');
-    await server.shows(/^ \[!\] Cannot reply: /m);
-  });
+test('a request without reply_to is logged, acknowledged and not computed', async () => {
+  const server = await it.server();
+  const { ask, answer } = await asker();
+  ask('30', { replyTo: undefined });
+  ask('12');
+  expect(await answer()).toBe('144');
+  await server.shows(/^ \[!\] .*fib\(30\) came without reply_to/m);
+  await server.shows(/fib\(12\)$/m);
+  expect(server.stdout).toBe(' [x] Awaiting RPC requests\n [.] fib(12)\n');
+  server.kill('SIGKILL');
+  await it.queueHas({ messageCount: 0, consumerCount: 0 });
+});
+
+test.each([
+  ['abc', '"abc"'],
+  ['', '""'],
+  ['-1', '"-1"'],
+  ['1000001', '"1000001"'],
+  ['00000030', '"00000030"'],
+  [' 30', '" 30"'],
+  ['30\n', '"30\\\\n"'],
+  ['x'.repeat(1_000_000), `"${'x'.repeat(40)}…"`],
+])('nonsense (%#) is refused with an error that names it, and takes nobody down', async (body, shown) => {
+  const server = await it.server();
+  const { ask, reply, answer } = await asker();
+  ask(body);
+  const { content, properties } = await reply();
+  expect(properties).toMatchObject({ type: 'error', correlationId: 'id', contentType: 'text/plain' });
+  expect(content.toString()).toMatch(/^n must be a whole number from 0 to 1000000, in digits; got "/);
+  expect(content.toString()).not.toMatch(/\n| at /);
+  ask('7');
+  expect(await answer()).toBe('13');
+  await server.shows(new RegExp(String.raw`^ \[!\] Refused a request: .*got ${shown}$`, 'm'));
+  expect(server.stderr.split('\n')).toHaveLength(2);
+});
+
+test('a request whose properties cannot be sent back is acknowledged all the same', async () => {
+  const server = await it.server();
+  const { ask, answer, connection } = await asker();
+  garble(connection);
+  ask('5', { correlationId: '~'.repeat(200) }); // 600 bytes when it is written again, of 255 at most
+  ask('8');
+  expect(await answer()).toBe('21');
+  await server.shows(/^ \[!\] Cannot reply: /m);
 });
 
 describe('servers', () => {
