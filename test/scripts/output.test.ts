@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { until } from '../support/processes';
 import { scriptFile, suite, type Script } from '../support/suite';
 
 const it = suite();
@@ -25,7 +26,10 @@ describe.each([
     await it.queue();
     const server = shell(line, 'rpc_server');
     const { channel } = await it.peer();
-    for (let i = 0; i < 2; i++) channel.sendToQueue('rpc_queue', Buffer.from('30'), { replyTo: 'nobody' });
+    await until('exit', () => { // for each a line, until one finds that the reader has left
+      channel.sendToQueue('rpc_queue', Buffer.from('30'), { replyTo: 'nobody' });
+      return !server.running;
+    });
     expect(await server.exit()).toBe(1);
     expect(server.stdout).toBe(output && ' [x] Awaiting RPC requests\n');
     expect(server.stderr).toBe('');
