@@ -1,31 +1,34 @@
-// npm run bench: what a user of this program pays, as ratios measured side by side in one run. Tables on standard
-// output, progress on standard error.
+// npm run bench [-- calls]: what a call costs and how servers scale, as ratios measured side by side in one run.
 import { connect } from 'amqplib';
-import { execFileSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { cpSync, existsSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
-import { cpus } from 'node:os';
+import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
-import { fib } from '../../src/fib';
+import { RpcClient } from '../../src/rpc_client';
 import { Broker } from '../support/broker';
-import { Command, ROOT, newFolder, runScript, table, until } from '../support/processes';
+import { Command, newFolder, runScript, table, until } from '../support/processes';
+import { build, heading, shuffled } from './shared';
 
-const DIST = path.join(ROOT, 'dist');
-const ROUNDS = 5;
+const ROUNDS = 9;
+const SECONDS = 1.5; // of each measurement
+const SIZES = [1, 2, 4, 8, 16]; // servers
+
+// What this port is held against, by queue: plain amqplib, the same messages and properties, and nothing else.
+const BARE: Record<string, { noAck: boolean; noDelay: boolean }> = {
+  "the broker's limit": { noAck: true, noDelay: true },
+  "the tutorial's path": { noAck: false, noDelay: true }, // prefetch 1, acknowledges by hand
+  "the tutorial's path, Nagle's algorithm on": { noAck: false, noDelay: false }, // amqplib's default
+};
+const LIMITS = Object.keys(BARE).slice(0, 2);
 
 type Call = () => Promise<unknown>;
+interface Rate { rate: number; p50: number; p99: number } // calls a second, ms, ms
+interface Row { inFlight: number; name: string; call: Call; rounds: Rate[] }
 
-interface Rate {
-  rate: number; // calls a second
-  p50: number; // ms
-  p99: number; // ms
-}
-
-/** Keeps `inFlight` calls going for `seconds`, after a tenth of that to warm up. */
-async function measure(call: Call, inFlight: number, seconds: number): Promise<Rate> {
+/** Keeps `inFlight` calls going for SECONDS, after a tenth of that to warm up. */
+async function measure(call: Call, inFlight: number): Promise<Rate> {
   const times: number[] = [];
-  const begin = performance.now() + seconds * 100;
-  const end = begin + seconds * 1_000;
+  const begin = performance.now() + SECONDS * 100;
+  const end = begin + SECONDS * 1_000;
   const keepCalling = async () => {
     for (let start = performance.now(); start < end; start = performance.now()) {
       await call();
@@ -34,86 +37,51 @@ async function measure(call: Call, inFlight: number, seconds: number): Promise<R
   };
   await Promise.all(Array.from({ length: inFlight }, keepCalling));
   times.sort((a, b) => a - b);
-  return { rate: times.length / seconds, p50: times[times.length >> 1]!, p99: times[Math.floor(times.length * 0.99)]! };
+  return { rate: times.length / SECONDS, p50: times[times.length >> 1]!, p99: times[Math.floor(times.length * 0.99)]! };
 }
 
-const sorted = (values: number[]) => [...values].sort((a, b) => a - b);
-const median = (values: number[]) => sorted(values)[values.length >> 1]!;
+const median = (values: number[]) => [...values].sort((a, b) => a - b)[values.length >> 1]!;
 const digits = (value: number) => value.toLocaleString('en', { maximumSignificantDigits: value < 100 ? 2 : 4 });
 /** The median of the rounds, and their least and greatest. */
-const spread = (values: number[]) => `${digits(median(values))} (${digits(Math.min(...values))} to ${digits(Math.max(...values))})`;
+const spread = (values: number[]) =>
+  `${digits(median(values))} (${digits(Math.min(...values))} to ${digits(Math.max(...values))})`;
 
-function progress(line: string): void {
-  process.stderr.write(process.stderr.isTTY ? `\r\u001b[K${line}` : `${line}\n`);
-}
-
-// The limit's server and client: the same messages through the same queues, and nothing else.
-
-async function limitServer(): Promise<void> {
-  const connection = await connect(process.env.AMQP_URL!, { noDelay: true });
-  const channel = await connection.createChannel();
-  await channel.assertQueue('limit_queue', { durable: true });
-  const reply = Buffer.from('832040');
-  await channel.consume('limit_queue', (request) => {
+async function bareServer(queue: string): Promise<void> {
+  const { noAck, noDelay } = BARE[queue]!;
+  const channel = await (await connect(process.env.AMQP_URL!, { noDelay })).createChannel();
+  await channel.assertQueue(queue, { durable: true });
+  if (!noAck) await channel.prefetch(1);
+  const body = Buffer.from('832040');
+  await channel.consume(queue, (request) => {
     const { replyTo, correlationId } = request!.properties;
-    channel.sendToQueue(replyTo, reply, { correlationId, type: 'result', contentType: 'text/plain' });
-  }, { noAck: true });
+    channel.sendToQueue(replyTo, body, { correlationId, type: 'result', contentType: 'text/plain' });
+    if (!noAck) channel.ack(request!);
+  }, { noAck });
   console.log('Awaiting');
 }
 
-async function limitClient(url: string): Promise<Client> {
-  const connection = await connect(url, { noDelay: true });
-  const channel = await connection.createChannel();
-  const { queue } = await channel.assertQueue('', { exclusive: true, durable: false });
+async function bareClient(url: string, queue: string): Promise<Call> {
+  const channel = await (await connect(url, { noDelay: BARE[queue]!.noDelay })).createChannel();
+  const { queue: replyTo } = await channel.assertQueue('', { exclusive: true, durable: false });
   const pending = new Map<string, (value: unknown) => void>();
-  await channel.consume(queue, (reply) => pending.get(reply!.properties.correlationId)!(reply), { noAck: true });
-  const request = Buffer.from('30');
-  const call = async () => {
+  await channel.consume(replyTo, (reply) => pending.get(reply!.properties.correlationId)!(reply), { noAck: true });
+  const body = Buffer.from('30');
+  const properties = { contentType: 'text/plain', replyTo, mandatory: true, expiration: 30_000 };
+  return async () => {
     const correlationId = randomUUID();
     const answer = new Promise((resolve) => pending.set(correlationId, resolve));
-    channel.sendToQueue('limit_queue', request, {
-      contentType: 'text/plain', correlationId, replyTo: queue, mandatory: true, expiration: 30_000,
-    });
+    channel.sendToQueue(queue, body, { ...properties, correlationId });
     await answer;
     pending.delete(correlationId);
   };
-  return { call, close: () => connection.close() };
 }
 
-interface Client {
-  call: Call;
-  close(): Promise<void>;
-}
-
-async function client(folder: string, url: string): Promise<Client> {
-  process.env.AMQP_URL = url;
-  const { RpcClient } = require(path.join(folder, 'rpc_client')) as typeof import('../../src/rpc_client');
-  const rpc = await RpcClient.connect();
-  return { call: () => rpc.call(30), close: () => rpc.close() };
-}
-
-/** A copy of what was built, with the socket options of the tutorial's other Node ports. */
-function withNagle(): string {
-  const folder = newFolder('nagle');
-  cpSync(DIST, folder, { recursive: true });
-  symlinkSync(path.join(ROOT, 'node_modules'), path.join(folder, 'node_modules'));
-  const file = path.join(folder, 'connection.js');
-  const [before, after, ...more] = readFileSync(file, 'utf8').split('noDelay: true');
-  if (after === undefined || more.length > 0) throw new Error('connection.js has not one noDelay: true');
-  writeFileSync(file, `${before}noDelay: false${after}`);
-  return folder;
-}
-
-/** Servers that log to files: the process that measures the client is not to read what they write, too. */
-async function startServers(count: number, folder: string, url: string, ...args: string[]): Promise<Command[]> {
-  const start = async () => {
-    const log = path.join(newFolder('server'), 'log');
-    const command = ['exec "$@" > "$0"', log, 'node', path.join(folder, 'rpc_server.js'), ...args];
-    const server = new Command('sh', ['-c', ...command], { AMQP_URL: url });
-    await until('a server', () => existsSync(log) && readFileSync(log, 'utf8').includes('Awaiting'));
-    return server;
-  };
-  return Promise.all(Array.from({ length: count }, start));
+/** A server that logs to a file: the process that measures the client is not to read what it writes, too. */
+async function startServer(url: string, ...command: string[]): Promise<Command> {
+  const log = path.join(newFolder('server'), 'log');
+  const server = new Command('sh', ['-c', 'exec "$@" > "$0"', log, 'node', ...command], { AMQP_URL: url });
+  await until('a server', () => existsSync(log) && readFileSync(log, 'utf8').includes('Awaiting'));
+  return server;
 }
 
 async function stop(servers: Command[]): Promise<void> {
@@ -121,181 +89,68 @@ async function stop(servers: Command[]): Promise<void> {
   await Promise.all(servers.map((server) => server.exit()));
 }
 
-async function brokerVersion(broker: Broker): Promise<string> {
-  const connection = await connect(broker.url());
-  const version = String(connection.connection.serverProperties.version);
-  await connection.close();
-  return version;
-}
-
-async function benchCalls(broker: Broker): Promise<void> {
-  await broker.addVhost('nagle');
-  const nagle = withNagle();
-  const servers = [...(await startServers(1, DIST, broker.url())), ...(await startServers(1, nagle, broker.url('nagle')))];
-  const limit = new Command('node_modules/.bin/ts-node', [__filename, 'limit-server'], { AMQP_URL: broker.url() });
-  await limit.shows(/Awaiting/);
-  const variants = {
-    "the broker's limit": await limitClient(broker.url()),
-    'this port': await client(DIST, broker.url()),
-    "this port, Nagle's algorithm on": await client(nagle, broker.url('nagle')),
-  };
-  const results = new Map<string, Rate[]>();
-  for (let round = 0; round < ROUNDS; round++) {
-    for (const inFlight of [1, 64]) {
-      for (const [name, { call }] of Object.entries(variants)) {
-        progress(`calls: round ${round + 1} of ${ROUNDS}, ${inFlight} in flight, ${name}`);
-        const key = `${inFlight} ${name}`;
-        results.set(key, [...(results.get(key) ?? []), await measure(call, inFlight, 2)]);
-      }
-    }
-  }
-  await Promise.all(Object.values(variants).map(({ close }) => close()));
-  await stop([...servers, limit]);
-  console.log('\n### A call\n');
-  console.log(table(['in flight', '', 'calls/s', 'p50 ms', 'p99 ms', 'of the limit'], [1, 64].flatMap((inFlight) =>
-    Object.keys(variants).map((name) => {
-      const rounds = results.get(`${inFlight} ${name}`)!;
-      const limits = results.get(`${inFlight} the broker's limit`)!;
-      const of = (key: keyof Rate) => rounds.map((round) => round[key]);
-      return [inFlight, name, spread(of('rate')), digits(median(of('p50'))), digits(median(of('p99'))),
-        digits(median(rounds.map((round, i) => round.rate / limits[i]!.rate)))];
-    }))));
-}
-
-async function benchScaling(broker: Broker, delay: number): Promise<void> {
-  const sizes = [1, 2, 4, 8, 16];
-  const results = new Map<number, number[]>(sizes.map((size) => [size, []]));
-  const { call, close } = await client(DIST, broker.url());
-  for (let round = 0; round < 3; round++) {
-    const servers: Command[] = [];
-    for (const size of sizes) {
-      servers.push(...(await startServers(size - servers.length, DIST, broker.url(), '--delay', String(delay))));
-      progress(`scaling, --delay ${delay}: round ${round + 1} of 3, ${size} servers`);
-      results.get(size)!.push((await measure(call, 64, 2)).rate);
-    }
-    await stop(servers);
-  }
-  await close();
-  const one = results.get(1)!;
-  const efficiency = (size: number) => median(results.get(size)!.map((rate, round) => rate / (one[round]! * size)));
-  console.log(`\n### Scaling out, 64 calls in flight, --delay ${delay}\n`);
-  console.log(table(['servers', 'calls/s', 'efficiency'], sizes.map((size) => [size, spread(results.get(size)!), digits(efficiency(size))])));
-  if (delay > 0) {
-    const rates = sizes.map((size) => Math.round(median(results.get(size)!)));
-    console.log(`\n\`\`\`mermaid\nxychart-beta\n  title "Calls a second, 64 in flight, --delay ${delay}"`);
-    console.log(`  x-axis "servers" [${sizes}]\n  y-axis "calls/s" 0 --> ${Math.ceil(rates.at(-1)! / 100) * 100}\n  bar [${rates}]\n\`\`\``);
-  }
-}
-
-/** The tutorial's function. */
-function recursive(n: number): number {
-  return n < 2 ? n : recursive(n - 1) + recursive(n - 2);
-}
-
-function benchFib(): void {
-  const time = (work: () => unknown) => {
-    const begin = performance.now();
-    let runs = 0;
-    do {
-      work();
-      runs++;
-    } while (performance.now() - begin < 20);
-    return (performance.now() - begin) / runs;
-  };
-  const inUnits = (ms: number) => (ms < 1 ? `${digits(ms * 1_000)} µs` : `${digits(ms)} ms`);
-  time(() => recursive(25)); // compiled by then, as fib is
-  const rows = [10, 20, 30, 40, 100, 1_000, 10_000, 100_000, 1_000_000].map((n) => {
-    progress(`fib(${n})`);
-    const rounds = <T>(work: () => T) => median(Array.from({ length: ROUNDS }, () => time(work)));
-    const value = fib(n);
-    return [
-      n.toLocaleString('en'),
-      inUnits(rounds(() => fib(n))),
-      inUnits(rounds(() => value.toString())),
-      n <= 30 ? inUnits(rounds(() => recursive(n))) : n === 40 ? inUnits(time(() => recursive(n))) : '',
-    ];
-  });
-  console.log('\n### fib\n');
-  console.log(table(['n', 'fast doubling', 'to decimal', "the tutorial's recursion"], rows));
-}
-
-async function benchStartUp(broker: Broker): Promise<void> {
-  const commands: [string, string, string[]][] = [
-    ['npx ts-node src/rpc_client.ts 30', 'npx', ['ts-node', 'src/rpc_client.ts']],
-    ['node_modules/.bin/ts-node src/rpc_client.ts 30', 'node_modules/.bin/ts-node', ['src/rpc_client.ts']],
-    ['node dist/rpc_client.js 30', 'node', ['dist/rpc_client.js']],
-  ];
-  const servers = await startServers(1, DIST, broker.url());
-  /** From the command to the line that is awaited, in ms. */
-  const time = async (command: string, args: string[], line: RegExp) => {
-    const begin = performance.now();
-    const process = new Command(command, args, { AMQP_URL: broker.url() });
-    await new Promise<void>((resolve) => process.child.stdout!.on('data', () => line.test(process.stdout) && resolve()));
-    const ms = performance.now() - begin;
-    await process.exit();
-    return ms;
-  };
-  const answers = commands.map((): number[] => []);
-  const loads = commands.map((): number[] => []);
-  for (let round = 0; round < 9; round++) {
-    for (const [i, [name, command, args]] of commands.entries()) {
-      progress(`start-up: round ${round + 1} of 9, ${name}`);
-      answers[i]!.push(await time(command, [...args, '30'], /Got 832040/));
-      loads[i]!.push(await time(command, [...args, '--help'], /Usage/));
+async function benchCalls(url: string, script: string, ours: Call): Promise<void> {
+  const queues = Object.keys(BARE);
+  const startBare = (queue: string) => startServer(url, '-r', 'ts-node/register', __filename, 'bare', queue);
+  const servers = await Promise.all([...queues.map(startBare), startServer(url, script)]);
+  const bare = queues.map(async (queue) => ({ name: queue, call: await bareClient(url, queue) }));
+  const clients = [...(await Promise.all(bare)), { name: 'this port', call: ours }];
+  const groups = [1, 64].map((inFlight) => clients.map((client): Row => ({ ...client, inFlight, rounds: [] })));
+  for (let round = 1; round <= ROUNDS; round++) {
+    console.error(`calls: round ${round} of ${ROUNDS}`);
+    for (const group of groups) {
+      for (const { call, inFlight, rounds } of shuffled(group, Math.random)) rounds.push(await measure(call, inFlight));
     }
   }
   await stop(servers);
-  console.log('\n### Start-up\n');
-  console.log(table(['command', 'to the answer, ms', 'of which connecting and asking, ms'], commands.map(([name], i) => [
-    `\`${name}\``, spread(answers[i]!), digits(Math.max(0, median(answers[i]!.map((ms, round) => ms - loads[i]![round]!)))),
-  ])));
+  const head = ['in flight', '', 'calls/s', 'p50 ms', 'p99 ms', ...LIMITS.map((name) => `of ${name}`)];
+  console.log(`\n### A call\n\n${table(head, groups.flatMap(inCells))}`);
 }
 
-async function benchMemory(broker: Broker): Promise<void> {
-  const [server] = await startServers(1, DIST, broker.url());
-  const code = `const { RpcClient } = require('./dist/rpc_client');
-    (async () => {
-      const client = await RpcClient.connect();
-      for (const calls of [0, 100_000, 100_000, 100_000]) {
-        let left = calls;
-        const keepCalling = async () => { while (left-- > 0) await client.call(30); };
-        await Promise.all(Array.from({ length: 64 }, keepCalling));
-        gc();
-        console.log('reached', process.memoryUsage().heapUsed / 2 ** 20);
-        await new Promise((resolve) => process.stdin.once('data', resolve));
+function inCells(group: Row[]): (string | number)[][] {
+  const limits = LIMITS.map((limit) => group.find(({ name }) => name === limit)!.rounds);
+  return group.map(({ inFlight, name, rounds }) => {
+    const times = [rounds.map(({ p50 }) => p50), rounds.map(({ p99 }) => p99)];
+    const ratios = limits.map((limit) => rounds.map(({ rate }, round) => rate / limit[round]!.rate));
+    return [inFlight, name, spread(rounds.map(({ rate }) => rate)), ...[...times, ...ratios].map(median).map(digits)];
+  });
+}
+
+async function benchScaling(url: string, script: string, ours: Call): Promise<void> {
+  const delays = [20, 0].map((delay) => ({ delay, rates: SIZES.map((): number[] => []) }));
+  for (let round = 1; round <= 3; round++) {
+    for (const { delay, rates } of delays) {
+      console.error(`scaling: round ${round} of 3, --delay ${delay}`);
+      const servers: Command[] = [];
+      for (const [i, size] of SIZES.entries()) {
+        while (servers.length < size) servers.push(await startServer(url, script, '--delay', String(delay)));
+        rates[i]!.push((await measure(ours, 64)).rate);
       }
-      process.exit();
-    })();`;
-  const asking = new Command('node', ['--expose-gc', '-e', code], { AMQP_URL: broker.url() }, 'pipe');
-  const size = ({ child }: Command) => digits(Number(execFileSync('ps', ['-o', 'rss=', '-p', String(child.pid)])) / 1_024);
-  const rows: (string | number)[][] = [];
-  for (const [i, calls] of ['0', '100,000', '200,000', '300,000'].entries()) {
-    progress(`memory: ${calls} calls`);
-    await asking.shows(/reached/, { count: i + 1, deadline: 120_000 });
-    const heap = asking.stdout.trim().split(/\s+/).at(-1);
-    rows.push([calls, size(server!), size(asking), digits(Number(heap))]);
-    asking.child.stdin!.write('\n');
+      await stop(servers);
+    }
   }
-  await asking.exit();
-  await stop([server!]);
-  console.log('\n### Memory\n');
-  console.log(table(['calls made', 'server, resident, MB', 'client, resident, MB', 'client, heap in use, MB'], rows));
+  const efficiency = (rates: number[][], i: number) => rates[i]!.map((rate, n) => rate / (rates[0]![n]! * SIZES[i]!));
+  const head = ['servers', ...delays.flatMap(({ delay }) => [`calls/s, --delay ${delay}`, 'efficiency'])];
+  const cells = (i: number) => delays.flatMap(({ rates }) => [spread(rates[i]!), digits(median(efficiency(rates, i)))]);
+  console.log(`\n### Scaling out, 64 calls in flight\n\n${table(head, SIZES.map((size, i) => [size, ...cells(i)]))}`);
+  const bars = delays[0]!.rates.map((rates) => Math.round(median(rates)));
+  console.log('\n```mermaid\nxychart-beta\n  title "Calls a second, 64 in flight, --delay 20"');
+  console.log(`  x-axis "servers" [${SIZES}]\n  y-axis "calls/s" 0 --> ${Math.ceil(bars.at(-1)! / 100) * 100}`);
+  console.log(`  bar [${bars}]\n\`\`\``);
 }
 
 async function main(): Promise<number> {
-  const begin = performance.now();
-  execFileSync('npm', ['run', 'build'], { cwd: ROOT, stdio: 'ignore' });
+  const callsAlone = process.argv[2] === 'calls';
+  const script = path.join(build(), 'rpc_server.js');
   const broker = await Broker.start();
-  console.log(`RabbitMQ ${await brokerVersion(broker)}, Node ${process.version.slice(1)}, ${cpus().length} cores (${cpus()[0]!.model.trim()}), ${new Date().toISOString().slice(0, 10)}`);
-  await benchCalls(broker);
-  await benchScaling(broker, 20);
-  await benchScaling(broker, 0);
-  benchFib();
-  await benchStartUp(broker);
-  await benchMemory(broker);
-  progress(`done in ${Math.round((performance.now() - begin) / 1_000)} s\n`);
+  const url = broker.url();
+  console.log(await heading(callsAlone ? 'npm run bench -- calls' : 'npm run bench', broker));
+  const client = await RpcClient.connect({ url });
+  const ours = () => client.call(30);
+  await benchCalls(url, script, ours);
+  if (!callsAlone) await benchScaling(url, script, ours);
   return 0;
 }
 
-if (process.argv[2] === 'limit-server') void limitServer();
+if (process.argv[2] === 'bare') void bareServer(process.argv[3]!);
 else void runScript(main);
