@@ -168,7 +168,7 @@ export class RpcClient {
         this.#log(`No reply for a second: ${this.#lastSeen}`);
         told = servers;
       }
-      await pause(quiet < 1_000 ? 100 : 1_000, undefined, { ref: false });
+      await pause(quiet >= 1_000 ? 1_000 : this.#held ? 100 : 250, undefined, { ref: false });
     }
     this.#watching = false;
   }
