@@ -1,15 +1,13 @@
-// npm run bench [-- calls]: what a call costs and how servers scale, as ratios measured side by side in one run.
+// npm run bench: what a call costs and how servers scale, as ratios measured side by side in one run.
 import { connect } from 'amqplib';
 import { randomUUID } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
-import path from 'node:path';
 import { RpcClient } from '../../src/rpc_client';
 import { Broker } from '../support/broker';
-import { Command, newFolder, runScript, table, until } from '../support/processes';
-import { build, heading, shuffled } from './shared';
+import { Command, runScript, until } from '../support/processes';
+import { SERVER, page, shuffled, table } from './shared';
 
-const ROUNDS = 9;
-const SECONDS = 1.5; // of each measurement
+const ROUNDS = 15;
+const SECONDS = 1; // of each measurement
 const SIZES = [1, 2, 4, 8, 16]; // servers
 
 // What this port is held against, by queue: plain amqplib, the same messages and properties, and nothing else.
@@ -21,23 +19,20 @@ const BARE: Record<string, { noAck: boolean; noDelay: boolean }> = {
 const LIMITS = Object.keys(BARE).slice(0, 2);
 
 type Call = () => Promise<unknown>;
-interface Rate { rate: number; p50: number; p99: number } // calls a second, ms, ms
-interface Row { inFlight: number; name: string; call: Call; rounds: Rate[] }
+interface Row { inFlight: number; name: string; call: Call; rates: number[]; times: number[] } // calls/s, ms
 
-/** Keeps `inFlight` calls going for SECONDS, after a tenth of that to warm up. */
-async function measure(call: Call, inFlight: number): Promise<Rate> {
+/** Keeps `inFlight` calls going for SECONDS, after a tenth of that to warm up. Returns calls/s and the median ms. */
+async function measure(call: Call, inFlight: number): Promise<[number, number]> {
   const times: number[] = [];
   const begin = performance.now() + SECONDS * 100;
-  const end = begin + SECONDS * 1_000;
   const keepCalling = async () => {
-    for (let start = performance.now(); start < end; start = performance.now()) {
+    for (let start = performance.now(); start < begin + SECONDS * 1_000; start = performance.now()) {
       await call();
       if (start >= begin) times.push(performance.now() - start);
     }
   };
   await Promise.all(Array.from({ length: inFlight }, keepCalling));
-  times.sort((a, b) => a - b);
-  return { rate: times.length / SECONDS, p50: times[times.length >> 1]!, p99: times[Math.floor(times.length * 0.99)]! };
+  return [times.length / SECONDS, median(times)];
 }
 
 const median = (values: number[]) => [...values].sort((a, b) => a - b)[values.length >> 1]!;
@@ -49,7 +44,6 @@ const spread = (values: number[]) =>
 async function bareServer(queue: string): Promise<void> {
   const { noAck, noDelay } = BARE[queue]!;
   const channel = await (await connect(process.env.AMQP_URL!, { noDelay })).createChannel();
-  await channel.assertQueue(queue, { durable: true });
   if (!noAck) await channel.prefetch(1);
   const body = Buffer.from('832040');
   await channel.consume(queue, (request) => {
@@ -57,11 +51,11 @@ async function bareServer(queue: string): Promise<void> {
     channel.sendToQueue(replyTo, body, { correlationId, type: 'result', contentType: 'text/plain' });
     if (!noAck) channel.ack(request!);
   }, { noAck });
-  console.log('Awaiting');
 }
 
 async function bareClient(url: string, queue: string): Promise<Call> {
-  const channel = await (await connect(url, { noDelay: BARE[queue]!.noDelay })).createChannel();
+  const connection = await connect(url, { noDelay: BARE[queue]!.noDelay });
+  const channel = await connection.on('error', () => {}).createChannel(); // when the broker ends, at the end
   const { queue: replyTo } = await channel.assertQueue('', { exclusive: true, durable: false });
   const pending = new Map<string, (value: unknown) => void>();
   await channel.consume(replyTo, (reply) => pending.get(reply!.properties.correlationId)!(reply), { noAck: true });
@@ -76,81 +70,73 @@ async function bareClient(url: string, queue: string): Promise<Call> {
   };
 }
 
-/** A server that logs to a file: the process that measures the client is not to read what it writes, too. */
-async function startServer(url: string, ...command: string[]): Promise<Command> {
-  const log = path.join(newFolder('server'), 'log');
-  const server = new Command('sh', ['-c', 'exec "$@" > "$0"', log, 'node', ...command], { AMQP_URL: url });
-  await until('a server', () => existsSync(log) && readFileSync(log, 'utf8').includes('Awaiting'));
-  return server;
+/** Starts servers, whose output nobody reads: the process that measures the client has enough to do. */
+async function startServers(url: string, queue: string, count: number, ...command: string[]): Promise<Command[]> {
+  const connection = await connect(url);
+  const channel = await connection.createChannel();
+  const { consumerCount } = await channel.assertQueue(queue, { durable: true });
+  const args = ['-c', 'exec "$@" > /dev/null', 'sh', 'node', ...command];
+  const servers = Array.from({ length: count }, () => new Command('sh', args, { ...process.env, AMQP_URL: url }));
+  await until('servers', async () => (await channel.checkQueue(queue)).consumerCount === consumerCount + count);
+  await connection.close();
+  return servers;
 }
 
 async function stop(servers: Command[]): Promise<void> {
-  for (const server of servers) server.kill('SIGTERM');
-  await Promise.all(servers.map((server) => server.exit()));
+  await Promise.all(servers.map((server) => (server.kill('SIGTERM'), server.exit())));
 }
 
-async function benchCalls(url: string, script: string, ours: Call): Promise<void> {
-  const queues = Object.keys(BARE);
-  const startBare = (queue: string) => startServer(url, '-r', 'ts-node/register', __filename, 'bare', queue);
-  const servers = await Promise.all([...queues.map(startBare), startServer(url, script)]);
-  const bare = queues.map(async (queue) => ({ name: queue, call: await bareClient(url, queue) }));
-  const clients = [...(await Promise.all(bare)), { name: 'this port', call: ours }];
-  const groups = [1, 64].map((inFlight) => clients.map((client): Row => ({ ...client, inFlight, rounds: [] })));
+async function benchCalls(url: string, ours: Call): Promise<string> {
+  const bare = ['-r', 'ts-node/register', __filename];
+  const servers = await startServers(url, 'rpc_queue', 1, ...SERVER);
+  const clients = [{ name: 'this port', call: ours }];
+  for (const queue of Object.keys(BARE)) {
+    servers.push(...(await startServers(url, queue, 1, ...bare, queue)));
+    clients.push({ name: queue, call: await bareClient(url, queue) });
+  }
+  const groups = [1, 64].map((inFlight): Row[] => clients.map((row) => ({ ...row, inFlight, rates: [], times: [] })));
   for (let round = 1; round <= ROUNDS; round++) {
     console.error(`calls: round ${round} of ${ROUNDS}`);
-    for (const group of groups) {
-      for (const { call, inFlight, rounds } of shuffled(group, Math.random)) rounds.push(await measure(call, inFlight));
+    for (const { call, inFlight, rates, times } of groups.flatMap((group) => shuffled(group, Math.random))) {
+      const [rate, time] = await measure(call, inFlight);
+      rates.push(rate);
+      times.push(time);
     }
   }
   await stop(servers);
-  const head = ['in flight', '', 'calls/s', 'p50 ms', 'p99 ms', ...LIMITS.map((name) => `of ${name}`)];
-  console.log(`\n### A call\n\n${table(head, groups.flatMap(inCells))}`);
+  const head = ['in flight', '', 'calls/s', 'median ms', ...LIMITS.map((name) => `of ${name}`)];
+  return table(head, groups.flatMap((group) => group.map(({ inFlight, name, rates, times }) => {
+    const limits = LIMITS.map((limit) => group.find((row) => row.name === limit)!.rates);
+    const ratios = limits.map((limit) => rates.map((rate, round) => rate / limit[round]!));
+    return [inFlight, name, spread(rates), ...[times, ...ratios].map(median).map(digits)];
+  })));
 }
 
-function inCells(group: Row[]): (string | number)[][] {
-  const limits = LIMITS.map((limit) => group.find(({ name }) => name === limit)!.rounds);
-  return group.map(({ inFlight, name, rounds }) => {
-    const times = [rounds.map(({ p50 }) => p50), rounds.map(({ p99 }) => p99)];
-    const ratios = limits.map((limit) => rounds.map(({ rate }, round) => rate / limit[round]!.rate));
-    return [inFlight, name, spread(rounds.map(({ rate }) => rate)), ...[...times, ...ratios].map(median).map(digits)];
-  });
-}
-
-async function benchScaling(url: string, script: string, ours: Call): Promise<void> {
-  const delays = [20, 0].map((delay) => ({ delay, rates: SIZES.map((): number[] => []) }));
+async function benchScaling(url: string, ours: Call, delay: number): Promise<string> {
+  const rates = SIZES.map((): number[] => []);
   for (let round = 1; round <= 3; round++) {
-    for (const { delay, rates } of delays) {
-      console.error(`scaling: round ${round} of 3, --delay ${delay}`);
-      const servers: Command[] = [];
-      for (const [i, size] of SIZES.entries()) {
-        while (servers.length < size) servers.push(await startServer(url, script, '--delay', String(delay)));
-        rates[i]!.push((await measure(ours, 64)).rate);
-      }
-      await stop(servers);
+    console.error(`scaling: round ${round} of 3, --delay ${delay}`);
+    const servers: Command[] = [];
+    for (const [i, size] of SIZES.entries()) {
+      const more = size - servers.length;
+      servers.push(...(await startServers(url, 'rpc_queue', more, ...SERVER, '--delay', String(delay))));
+      rates[i]!.push((await measure(ours, 64))[0]);
     }
+    await stop(servers);
   }
-  const efficiency = (rates: number[][], i: number) => rates[i]!.map((rate, n) => rate / (rates[0]![n]! * SIZES[i]!));
-  const head = ['servers', ...delays.flatMap(({ delay }) => [`calls/s, --delay ${delay}`, 'efficiency'])];
-  const cells = (i: number) => delays.flatMap(({ rates }) => [spread(rates[i]!), digits(median(efficiency(rates, i)))]);
-  console.log(`\n### Scaling out, 64 calls in flight\n\n${table(head, SIZES.map((size, i) => [size, ...cells(i)]))}`);
-  const bars = delays[0]!.rates.map((rates) => Math.round(median(rates)));
-  console.log('\n```mermaid\nxychart-beta\n  title "Calls a second, 64 in flight, --delay 20"');
-  console.log(`  x-axis "servers" [${SIZES}]\n  y-axis "calls/s" 0 --> ${Math.ceil(bars.at(-1)! / 100) * 100}`);
-  console.log(`  bar [${bars}]\n\`\`\``);
+  const efficiency = (i: number) => median(rates[i]!.map((rate, round) => rate / (rates[0]![round]! * SIZES[i]!)));
+  const rows = SIZES.map((size, i) => [size, spread(rates[i]!), digits(efficiency(i))]);
+  return table(['servers', `calls/s, 64 in flight, --delay ${delay}`, 'efficiency'], rows);
 }
 
 async function main(): Promise<number> {
-  const callsAlone = process.argv[2] === 'calls';
-  const script = path.join(build(), 'rpc_server.js');
   const broker = await Broker.start();
-  const url = broker.url();
-  console.log(await heading(callsAlone ? 'npm run bench -- calls' : 'npm run bench', broker));
-  const client = await RpcClient.connect({ url });
-  const ours = () => client.call(30);
-  await benchCalls(url, script, ours);
-  if (!callsAlone) await benchScaling(url, script, ours);
+  const client = await RpcClient.connect({ url: broker.url() });
+  const using = [broker.url(), () => client.call(30)] as const;
+  const tables = [await benchCalls(...using), await benchScaling(...using, 20), await benchScaling(...using, 0)];
+  console.log(await page('npm run bench', broker, ...tables));
   return 0;
 }
 
-if (process.argv[2] === 'bare') void bareServer(process.argv[3]!);
+if (process.argv[2]) void bareServer(process.argv[2]);
 else void runScript(main);

@@ -7,8 +7,8 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { RpcClient } from '../../src/rpc_client';
 import { Broker } from '../support/broker';
-import { Command, freePort, newFolder, runScript, table, until } from '../support/processes';
-import { Calls, build, heading } from './shared';
+import { Command, freePort, newFolder, runScript, until } from '../support/processes';
+import { Calls, SERVER, page, table } from './shared';
 
 const HOST = 'rabbitmq.test';
 const ADDRESSES = ['127.0.0.11', '127.0.0.12', '127.0.0.13'];
@@ -48,39 +48,32 @@ async function startCluster(): Promise<Broker[]> {
 }
 
 /** rpc_queue as a node sees it. */
-async function queueAt(broker: Broker) {
-  const columns = ['name', 'type', 'leader', 'members', 'online'];
-  const rows = await broker.ctl('list_queues', '-p', VHOST, '--no-table-headers', ...columns).catch(() => '');
-  const [, type, leader, members, online] = /^rpc_queue\t(.*)\t(.*)\t\[(.*)\]\t\[(.*)\]$/m.exec(rows) ?? [];
-  const count = (list = '') => list.split(', ').filter(Boolean).length;
-  return { type, leader, members: count(members), online: count(online) };
+async function queueAt(broker: Broker): Promise<{ type?: string; leader?: string; online?: string[] }> {
+  const columns = ['type', 'leader', 'online'];
+  const rows = await broker.ctl('list_queues', '-p', VHOST, '--formatter', 'json', ...columns).catch(() => '[]');
+  return JSON.parse(rows).find(({ type }: { type: string }) => type === 'quorum') ?? {};
 }
 
 /** Kills a node, waits for calls without it and for a leader, starts it again. Returns whether the leader has moved. */
 async function killAndRestart(broker: Broker, node: string, other: Broker, calls: Calls): Promise<boolean> {
   const { leader } = await queueAt(other);
-  console.error(`Killing ${node}${leader === node ? ', the leader' : ''}`);
+  console.error(`killing ${node}; the leader is ${leader}`);
   await broker.kill();
   const enough = calls.outcomes.right! + CALLS_WITHOUT_A_NODE;
   await until(`${CALLS_WITHOUT_A_NODE} calls without ${node}`, () => calls.outcomes.right! >= enough, 60_000);
   const now = await until('a leader', async () => (await queueAt(other)).leader);
-  console.error(`${CALLS_WITHOUT_A_NODE} calls later the leader is ${now}: starting ${node} again`);
   await broker.boot();
-  await until('three members', async () => (await queueAt(other)).online === NODES.length, 60_000);
+  await until('three members', async () => (await queueAt(other)).online?.length === NODES.length, 60_000);
   return now !== leader;
 }
 
 async function main(): Promise<number> {
   if (!(await lookup(HOST).catch(() => undefined))) return runWithHosts();
-  console.error(`Starting three nodes at ${ADDRESSES.join(', ')}, all of them ${HOST}`);
-  const script = path.join(build(), 'rpc_server.js');
   const brokers = await startCluster();
-  const url = `amqp://${HOST}:${brokers[0]!.port}/${VHOST}`;
-  const servers = NODES.map(() => new Command('node', [script, '--delay', '5'], { AMQP_URL: url }));
+  const url = `amqp://${HOST}:${brokers[0]!.details.port}/${VHOST}`;
+  const servers = NODES.map(() => new Command('node', [...SERVER, '--delay', '5'], { ...process.env, AMQP_URL: url }));
   await Promise.all(servers.map((server) => server.shows(/Awaiting/)));
-  const before = await queueAt(brokers[0]!);
-  if (before.type !== 'quorum' || before.members !== NODES.length) throw new Error(JSON.stringify(before));
-
+  await until('a quorum queue', async () => (await queueAt(brokers[0]!)).online?.length === NODES.length);
   const client = await RpcClient.connect({ url });
   const calls = new Calls(30_000);
   const calling = calls.keepCalling(client, IN_FLIGHT);
@@ -90,9 +83,8 @@ async function main(): Promise<number> {
   }
   calls.total = 0;
   await calling;
-
-  console.log(`${await heading('npm run test:cluster', brokers[0]!)}\n`);
-  console.log(table(['', ''], [...calls.rows, ['node kills', brokers.length], ['leader moves', moves]]));
+  const rows = [...calls.rows, ['node kills', brokers.length], ['leader moves', moves]];
+  console.log(await page('npm run test:cluster', brokers[0]!, table(['calls', calls.done], rows)));
   return calls.allRight && moves > 0 ? 0 : 1;
 }
 

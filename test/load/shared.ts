@@ -1,30 +1,24 @@
 // What bench, soak and cluster share.
-import { connect } from 'amqplib';
-import { execFileSync } from 'node:child_process';
-import { symlinkSync } from 'node:fs';
 import { cpus } from 'node:os';
-import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fib } from '../../src/fib';
 import type { RpcClient } from '../../src/rpc_client';
 import type { Broker } from '../support/broker';
-import { ROOT, newFolder } from '../support/processes';
 
-/** Builds src as JavaScript, which starts faster than ts-node does, and returns its folder. */
-export function build(): string {
-  const folder = newFolder('built');
-  execFileSync('node_modules/.bin/tsc', ['--outDir', folder], { cwd: ROOT });
-  symlinkSync(path.join(ROOT, 'node_modules'), path.join(folder, 'node_modules'));
-  return folder;
+/** How node starts the server. */
+export const SERVER = ['-r', 'ts-node/register', 'src/rpc_server.ts'];
+
+/** A Markdown page that says what was run, on what, and when, and then what came out. */
+export async function page(command: string, broker: Broker, ...parts: string[]): Promise<string> {
+  const versions = `RabbitMQ ${(await broker.ctl('version')).trim()}, Node ${process.version.slice(1)}`;
+  const cores = `${cpus().length} cores (${cpus()[0]!.model.trim()})`;
+  const heading = `\`${command}\`, ${versions}, ${cores}, ${new Date().toISOString().slice(0, 10)}:`;
+  return [heading, ...parts].join('\n\n');
 }
 
-/** What was run, on what, and when. */
-export async function heading(command: string, broker: Broker): Promise<string> {
-  const connection = await connect(broker.url());
-  const versions = `RabbitMQ ${connection.connection.serverProperties.version}, Node ${process.version.slice(1)}`;
-  await connection.close();
-  const cores = `${cpus().length} cores (${cpus()[0]!.model.trim()})`;
-  return `\`${command}\`, ${versions}, ${cores}, ${new Date().toISOString().slice(0, 10)}`;
+/** A Markdown table. */
+export function table(head: (string | number)[], rows: (string | number)[][]): string {
+  return [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
 }
 
 /** A copy in an order at random (Fisher and Yates). */
@@ -37,10 +31,10 @@ export function shuffled<T>(values: readonly T[], random: () => number): T[] {
 export class Calls {
   readonly outcomes: Record<string, number> = { right: 0, wrong: 0, failed: 0, late: 0, stuck: 0 };
   done = 0;
-  longest = 0; // ms
   #begun = 0;
+  #longest = 0; // ms
 
-  /** `total` may be set to 0 to end them. */
+  /** `timeout` of each call in ms; `total` may be set to 0 to end them. */
   constructor(readonly timeout: number, public total = Infinity) {}
 
   async keepCalling(client: RpcClient, inFlight: number): Promise<void> {
@@ -55,7 +49,7 @@ export class Calls {
   }
 
   get rows(): [string, string | number][] {
-    return [['calls', this.done], ...Object.entries(this.outcomes), ['longest call', `${Math.round(this.longest)} ms`]];
+    return [...Object.entries(this.outcomes), ['longest call', `${Math.round(this.#longest)} ms`]];
   }
 
   async #call(client: RpcClient, n: number): Promise<void> {
@@ -64,16 +58,13 @@ export class Calls {
     const call = client.call(n, { timeout: this.timeout })
       .then((value) => (value === fib(n) ? 'right' : 'wrong'), ({ message }: Error) => `failed: ${message}`)
       .finally(() => settled.abort());
-    const stuck = pause(this.timeout + 10_000, 'stuck', settled).catch(() => call);
-    const outcome = await Promise.race([call, stuck]);
+    const outcome = await Promise.race([call, pause(this.timeout + 10_000, 'stuck', settled).catch(() => call)]);
     const time = performance.now() - start;
     this.done++;
-    this.longest = Math.max(this.longest, time);
-    const count = (name: string) => (this.outcomes[name] = (this.outcomes[name] ?? 0) + 1);
-    count(outcome);
-    if (outcome !== 'stuck' && time > this.timeout + 1_000) count('late');
-    if (!outcome.startsWith('failed: ')) return;
-    count('failed');
-    await pause(10); // a client that has ended fails them at once, and would leave no time for anything else
+    this.#longest = Math.max(this.#longest, time);
+    const failed = outcome.startsWith('failed: ');
+    const names = [outcome, failed && 'failed', outcome !== 'stuck' && time > this.timeout + 1_000 && 'late'];
+    for (const name of names) if (name) this.outcomes[name] = (this.outcomes[name] ?? 0) + 1;
+    if (failed) await pause(10); // a client that has ended fails all at once, and would leave no time for others
   }
 }

@@ -1,4 +1,7 @@
-import { describe, expect, test } from 'vitest';
+import { execFileSync } from 'node:child_process';
+import { expect, test } from 'vitest';
+import { fib } from '../../src/fib';
+import { generator, until } from '../support/processes';
 import { garble, suite, take } from '../support/suite';
 
 const it = suite();
@@ -21,32 +24,19 @@ test('a request is answered on the queue it names, with its correlation id, as a
   const { content, properties, fields } = await reply();
   expect(content.toString()).toBe('832040');
   expect(fields.exchange).toBe('');
-  expect(Object.fromEntries(Object.entries(properties).filter(([, value]) => value !== undefined))).toEqual({
-    correlationId: 'a-1',
-    type: 'result',
-    contentType: 'text/plain',
-    headers: {},
-  });
+  const given = Object.fromEntries(Object.entries(properties).filter(([, value]) => value !== undefined));
+  expect(given).toEqual({ correlationId: 'a-1', type: 'result', contentType: 'text/plain', headers: {} });
   await server.shows(/fib/);
-  expect(server.stdout).toBe(' [x] Awaiting RPC requests\n [.] fib(30)\n');
-  expect(server.stderr).toBe('');
+  expect(server.stdout + server.stderr).toBe(' [x] Awaiting RPC requests\n [.] fib(30)\n');
 });
 
-test('a request without a correlation id is answered without one', async () => {
-  await it.server();
-  const { ask, reply } = await asker();
-  ask('10', { correlationId: undefined });
-  const { content, properties } = await reply();
-  expect(content.toString()).toBe('55');
-  expect(properties.correlationId).toBeUndefined();
-});
-
-test('a request without reply_to is logged, acknowledged and not computed', async () => {
+test('a request without reply_to is logged and not computed; one without an id is answered without one', async () => {
   const server = await it.server();
-  const { ask, answer } = await asker();
+  const { ask, reply } = await asker();
   ask('30', { replyTo: undefined });
-  ask('12');
-  expect(await answer()).toBe('144');
+  ask('12', { correlationId: undefined });
+  const { content, properties } = await reply();
+  expect([content.toString(), properties.correlationId]).toEqual(['144', undefined]);
   await server.shows(/^ \[!\] .*fib\(30\) came without reply_to/m);
   await server.shows(/fib\(12\)$/m);
   expect(server.stdout).toBe(' [x] Awaiting RPC requests\n [.] fib(12)\n');
@@ -55,15 +45,11 @@ test('a request without reply_to is logged, acknowledged and not computed', asyn
 });
 
 test.each([
-  ['abc', '"abc"'],
-  ['', '""'],
-  ['-1', '"-1"'],
-  ['1000001', '"1000001"'],
-  ['00000030', '"00000030"'],
-  [' 30', '" 30"'],
-  ['30\n', '"30\\\\n"'],
+  ['abc', '"abc"'], ['', '""'], ['-1', '"-1"'], ['1000001', '"1000001"'], ['00000030', '"00000030"'],
+  [' 30', '" 30"'], ['30\n', '"30\\\\n"'],
+  ['\u001b]0;x\u0007\u009b31m\u202e\u007f', '"\\\\u001b]0;x\\\\u0007\\\\u{9b}31m\\\\u{202e}\\\\u{7f}"'],
   ['x'.repeat(1_000_000), `"${'x'.repeat(40)}…"`],
-])('nonsense (%#) is refused with an error that names it, and takes nobody down', async (body, shown) => {
+])('nonsense (%#) is refused with an error that names it, escaped, and takes nobody down', async (body, shown) => {
   const server = await it.server();
   const { ask, reply, answer } = await asker();
   ask(body);
@@ -73,7 +59,7 @@ test.each([
   expect(content.toString()).not.toMatch(/\n| at /);
   ask('7');
   expect(await answer()).toBe('13');
-  await server.shows(new RegExp(String.raw`^ \[!\] Refused a request: .*got ${shown}$`, 'm'));
+  await server.shows(new RegExp(String.raw`^ \[!\] Refused a request: .*got ${shown.replace(/[[{}]/g, '\\$&')}$`, 'm'));
   expect(server.stderr.split('\n')).toHaveLength(2);
 });
 
@@ -87,54 +73,31 @@ test('a request whose properties cannot be sent back is acknowledged all the sam
   await server.shows(/^ \[!\] Cannot reply: /m);
 });
 
-describe('servers', () => {
-  test('share the requests, and hold one at a time', async () => {
-    const servers = [await it.server('--delay', '300'), await it.server('--delay', '300')];
-    const { ask, reply } = await asker();
-    for (let n = 1; n <= 6; n++) ask(String(n));
-    await it.queueHas({ messageCount: 4 });
-    for (let n = 1; n <= 6; n++) await reply();
-    for (const server of servers) await server.shows(/fib/, { count: 3 }); // of six
-  });
-
-  test('with more work than they take leave the rest to those that come', async () => {
-    const slow = await it.server('--delay', '1000000');
-    const { ask, answer } = await asker();
-    for (let n = 1; n <= 3; n++) ask(String(n));
-    await slow.shows(/fib\(1\)/);
-    await it.queueHas({ messageCount: 2 });
-    await it.server();
-    expect([await answer(), await answer()]).toEqual(['1', '2']);
-    expect(slow.stdout.match(/fib/g)).toHaveLength(1);
-  });
-
-  test('work side by side with any number of clients', async () => {
-    await it.server();
-    const askers = await Promise.all([asker(), asker(), asker()]);
-    askers.forEach(({ ask }, i) => ask(String(i + 10)));
-    expect(await Promise.all(askers.map(({ answer }) => answer()))).toEqual(['55', '89', '144']);
-  });
+test('servers share the requests, and hold one at a time', async () => {
+  const servers = [await it.server('--delay', '300'), await it.server('--delay', '300')];
+  const { ask } = await asker();
+  for (let n = 1; n <= 6; n++) ask(String(n));
+  await it.queueHas({ messageCount: 4 });
+  for (const server of servers) await server.shows(/fib/, { times: 3 }); // of six
 });
 
-describe('rpc_queue', () => {
-  test('is declared durable and without a type where it is missing', async () => {
-    await it.server();
-    const queue = await it.broker.api('GET', `queues/${encodeURIComponent(it.vhost)}/rpc_queue`);
-    expect(queue).toMatchObject({ durable: true, type: 'classic', exclusive: false, auto_delete: false });
-  });
+test('rpc_queue is declared durable and without a type where it is missing', async () => {
+  await it.server();
+  const settings = { durable: true, type: 'classic', exclusive: false, auto_delete: false };
+  expect(await it.queueDetails('rpc_queue')).toMatchObject(settings);
+});
 
-  test.each([
-    ['transient', { durable: false }],
-    ['durable', { durable: true }],
-    ['quorum', { durable: true, arguments: { 'x-queue-type': 'quorum' } }],
-    ['limited', { durable: true, arguments: { 'x-max-length': 1_000, 'x-message-ttl': 60_000 } }],
-  ])('is used as it is where it is %s', async (_, options) => {
-    await it.queue(options);
-    await it.server();
-    const { ask, answer } = await asker();
-    ask('30');
-    expect(await answer()).toBe('832040');
-  });
+test.each([
+  ['transient', { durable: false }],
+  ['durable', { durable: true }],
+  ['quorum', { durable: true, arguments: { 'x-queue-type': 'quorum' } }],
+  ['limited', { durable: true, arguments: { 'x-max-length': 1_000, 'x-message-ttl': 60_000 } }],
+])('rpc_queue is used as it is where it is %s', async (_, options) => {
+  await it.queue(options);
+  await it.server();
+  const { ask, answer } = await asker();
+  ask('30');
+  expect(await answer()).toBe('832040');
 });
 
 test('npx ts-node src/rpc_server.ts serves until Ctrl-C, and finishes the request it has then', async () => {
@@ -146,4 +109,68 @@ test('npx ts-node src/rpc_server.ts serves until Ctrl-C, and finishes the reques
   process.kill(-server.child.pid!, 'SIGINT'); // as a terminal does, to all of them; npx may hand it on a second time
   expect(await answer()).toBe('832040');
   await server.exit();
+});
+
+const REQUESTS = 10_000;
+const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31);
+const random = generator(SEED);
+const below = (n: number) => Math.floor(random() * n);
+const pick = <T>(...values: T[]): T => values[below(values.length)]!;
+
+const randomText = () => pick(undefined, '', 'x'.repeat(255), `<${'~'.repeat(below(254))}>`, `id ${below(1e9)}`);
+/** 0 bytes to 1 MB. */
+const randomBody = () => Buffer.alloc(10 ** (random() * 6) - 1, Uint8Array.from({ length: 64 }, () => below(256)));
+
+/** A value of any of AMQP's types that amqplib can write. */
+function randomHeader(depth = 0): unknown {
+  const deeper = () => (depth > 2 ? null : randomHeader(depth + 1));
+  const typed = (type: string, value: unknown) => () => ({ '!': type, value });
+  return pick<() => unknown>(
+    () => below(256) - 128, () => below(2 ** 16) - 2 ** 15, () => below(2 ** 32) - 2 ** 31, () => -(2 ** 52),
+    () => 2 ** 63, random, () => random() < 0.5, () => null, () => randomText() ?? 'x', () => Buffer.from('bytes'),
+    typed('float', 0.5), typed('double', 0.1), typed(pick('int8', 'int16', 'int32', 'int64'), -1), typed('uint8', 255),
+    typed('uint16', 65_535), typed('uint32', 2 ** 32 - 1), typed('timestamp', below(2 ** 31)),
+    typed('decimal', { places: 2, digits: 314 }), () => [deeper(), deeper()], () => ({ nested: deeper() }),
+  )();
+}
+
+test(`10,000 random requests take no server down, and the well-formed are answered (SEED=${SEED})`, async () => {
+  const server = await it.server();
+  const { channel, connection } = await it.peer();
+  const { queue } = await channel.assertQueue('', { exclusive: true });
+  const { client: other } = await it.rpcClient();
+  const queues = (await it.queueDetails()) as { name: string }[];
+  const another = queues.find(({ name }) => name.startsWith('amq.gen-') && name !== queue)!.name;
+  garble(connection);
+  const expected = new Map<string, string>(); // by correlation id
+  await channel.consume(queue, (reply) => {
+    const { correlationId, type } = reply!.properties;
+    if (type === 'result' && reply!.content.toString() === expected.get(correlationId)) expected.delete(correlationId);
+  }, { noAck: true });
+  const send = (i: number) => {
+    const properties = { type: randomText(), messageId: randomText(), appId: randomText(), contentType: randomText() };
+    const headers = { a: randomHeader(), b: randomHeader() };
+    const n = below(2_000);
+    const wellFormed = i % 4 === 0;
+    if (wellFormed) expected.set(`request ${i}`, String(fib(n)));
+    channel.sendToQueue('rpc_queue', wellFormed || random() < 0.2 ? Buffer.from(String(n)) : randomBody(), {
+      ...properties,
+      headers,
+      correlationId: wellFormed ? `request ${i}` : pick(undefined, randomText()),
+      replyTo: wellFormed ? queue : pick(undefined, '', 'rpc_queue', 'no such queue', another, queue, randomText()),
+    } as object);
+  };
+  const waiting = async () => (await channel.checkQueue('rpc_queue')).messageCount;
+  for (let sent = 0; sent < REQUESTS;) {
+    // At most 200 messages at a time; each request may put its reply in rpc_queue, too.
+    for (let room = 200 - (await waiting()); room > 0 && sent < REQUESTS; room -= 2) send(sent++);
+    await until('room', async () => (await waiting()) < 100);
+  }
+  await until('all answers', () => expected.size === 0);
+  expect(await other.call(30)).toBe(832040n); // the one whose reply queue the others named
+  expect(server.stderr.replaceAll('\n', '')).not.toMatch(/Lost|[\p{Cc}\p{Cf}]/u);
+  const kilobytes = execFileSync('ps', ['-o', 'rss=', '-p', String(server.child.pid)]);
+  expect(Number(kilobytes)).toBeLessThan(300 * 1_024);
+  server.kill('SIGKILL');
+  await it.queueHas({ messageCount: 0, consumerCount: 0 }); // all acknowledged
 });

@@ -1,9 +1,7 @@
 import { execFileSync } from 'node:child_process';
-import { cpSync, symlinkSync, writeFileSync } from 'node:fs';
-import path from 'node:path';
-import { beforeAll, describe, expect, test } from 'vitest';
-import { ROOT, newFolder } from '../support/processes';
-import { suite, take } from '../support/suite';
+import { writeFileSync } from 'node:fs';
+import { expect, test } from 'vitest';
+import { checkout, suite, take } from '../support/suite';
 
 const it = suite();
 
@@ -29,45 +27,29 @@ export function readArgument(body: Buffer): Argument {
 }
 `;
 
-describe('src with another fib.ts, asynchronous, with JSON on both sides, and nothing else changed,', () => {
-  const folder = newFolder('service');
-  const run = (script: string, ...args: string[]) => it.command(process.execPath, [path.join(folder, 'dist', script), ...args]);
-
-  beforeAll(() => {
-    for (const file of ['src', 'tsconfig.json']) cpSync(path.join(ROOT, file), path.join(folder, file), { recursive: true });
-    symlinkSync(path.join(ROOT, 'node_modules'), path.join(folder, 'node_modules'));
-    writeFileSync(path.join(folder, 'src/fib.ts'), SERVICE);
-    execFileSync('node_modules/.bin/tsc', { cwd: folder, encoding: 'utf8' }); // with its types checked
-  });
-
-  test('is a server and a client', async () => {
-    const server = run('rpc_server.js');
-    await server.shows(/Awaiting/);
-    const client = run('rpc_client.js');
-    expect(await client.exit()).toBe(0);
-    expect(client.stdout).toBe(
-      ' [x] Requesting fib({"word":"rabbit"})\n [.] Got {"letters":["a","b","b","i","r","t"]}\n',
-    );
-    const failing = run('rpc_client.js', '{"word":"fail"}', '{"word":""}');
-    expect(await failing.exit()).toBe(1);
-    expect(failing.stdout).toContain(' [.] fib({"word":""}) = null\n');
-    expect(failing.stderr).toBe(' [!] fib({"word":"fail"}): no such word\n');
-    expect(server.stdout).toContain(' [.] fib({"word":"rabbit"})\n');
-  });
-
-  test('checks what is typed and what arrives', async () => {
-    const client = run('rpc_client.js', '{"word":1}');
-    expect(await client.exit()).toBe(2);
-    expect(client.stderr).toMatch(/^ \[!\] word must be a string\nUsage: /);
-    const server = run('rpc_server.js');
-    await server.shows(/Awaiting/);
-    const { channel } = await it.peer();
-    const { queue } = await channel.assertQueue('', { exclusive: true });
-    channel.sendToQueue('rpc_queue', Buffer.from('{}'), { replyTo: queue });
-    const refused = await take(channel, queue);
-    expect([refused.content.toString(), refused.properties.contentType]).toEqual(['word must be a string', 'text/plain']);
-    channel.sendToQueue('rpc_queue', Buffer.from('{"word":"ba"}'), { replyTo: queue });
-    const answered = await take(channel, queue);
-    expect([answered.content.toString(), answered.properties.contentType]).toEqual(['{"letters":["a","b"]}', 'application/json']);
-  });
+test('src with another fib.ts, asynchronous, JSON in and JSON out, and nothing else changed, works', async () => {
+  const folder = checkout();
+  const run = (script: string, ...args: string[]) => it.command('node', [`${folder}/dist/${script}`, ...args]);
+  writeFileSync(`${folder}/src/fib.ts`, SERVICE);
+  execFileSync('node_modules/.bin/tsc', { cwd: folder }); // with its types checked
+  const server = run('rpc_server.js');
+  await server.shows(/Awaiting/);
+  const stdout = ' [x] Requesting fib({"word":"rabbit"})\n [.] Got {"letters":["a","b","b","i","r","t"]}\n';
+  expect(await run('rpc_client.js').end()).toEqual({ status: 0, stdout, stderr: '' });
+  const mixed = await run('rpc_client.js', '{"word":"fail"}', '{"word":""}').end();
+  expect(mixed).toMatchObject({ status: 1, stderr: ' [!] fib({"word":"fail"}): no such word\n' });
+  expect(mixed.stdout).toContain(' [.] fib({"word":""}) = null\n');
+  expect(server.stdout).toContain(' [.] fib({"word":"rabbit"})\n');
+  const stderr = expect.stringMatching(/^ \[!\] word must be a string\nUsage: /);
+  expect(await run('rpc_client.js', '{"word":1}').end()).toEqual({ status: 2, stdout: '', stderr });
+  const { channel } = await it.peer();
+  const { queue: replyTo } = await channel.assertQueue('', { exclusive: true });
+  for (const [request, ...reply] of [
+    ['{}', 'word must be a string', 'error', 'text/plain'],
+    ['{"word":"ba"}', '{"letters":["a","b"]}', 'result', 'application/json'],
+  ] as const) {
+    channel.sendToQueue('rpc_queue', Buffer.from(request), { replyTo });
+    const { content, properties: { type, contentType } } = await take(channel, replyTo);
+    expect([content.toString(), type, contentType]).toEqual(reply);
+  }
 });

@@ -2,7 +2,7 @@
 import { spawn, type ChildProcess, type SpawnOptions } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
-import { createConnection, createServer, type Socket } from 'node:net';
+import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -32,9 +32,7 @@ export function runFolder(): string {
 }
 
 /** A new folder, which is removed with everything else. */
-export function newFolder(name: string): string {
-  return mkdtempSync(path.join(runFolder(), `${name}-`));
-}
+export const newFolder = (name: string) => mkdtempSync(path.join(runFolder(), `${name}-`));
 
 /** Ends every process that was started here, and removes every folder. Safe to call again. */
 export async function cleanUp(): Promise<void> {
@@ -47,33 +45,24 @@ export async function cleanUp(): Promise<void> {
 }
 
 /** A process in a group of its own: Ctrl-C reaches only who started it, and what it leaves behind is ended with it. */
-export function start(command: string, args: string[], options: SpawnOptions = {}): ChildProcess {
+function start(command: string, args: string[], env: NodeJS.ProcessEnv): ChildProcess {
   const folder = runFolder();
-  const child = spawn('sh', ['-c', SIGN_IN, folder, command, ...args], { cwd: ROOT, ...options, detached: true });
-  child.once('exit', () => {
-    killGroup(child);
+  const options: SpawnOptions = { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'], detached: true };
+  const child = spawn('sh', ['-c', SIGN_IN, folder, command, ...args], options);
+  return child.once('exit', () => {
+    try {
+      process.kill(-child.pid!, 'SIGKILL'); // what it has started
+    } catch {} // and what has ended with it
     rmSync(path.join(folder, 'pids', String(child.pid)), { force: true });
   });
-  return child;
-}
-
-/** Ends a process and all that it has started. */
-export function killGroup({ pid }: ChildProcess): void {
-  try {
-    process.kill(-pid!, 'SIGKILL');
-  } catch {
-    // It has ended.
-  }
 }
 
 /** Waits until `condition` returns something true, and returns that. Fails after `deadline` ms. */
 export async function until<T>(what: string, condition: () => Promise<T> | T, deadline = 30_000) {
-  const end = Date.now() + deadline;
-  for (;;) {
+  for (const end = Date.now() + deadline; ; await pause(20)) {
     const result = await condition();
     if (result) return result;
     if (Date.now() > end) throw new Error(`${what}: not within ${deadline} ms`);
-    await pause(20);
   }
 }
 
@@ -86,24 +75,11 @@ export async function freePort(): Promise<number> {
   try {
     const server = createServer().listen(port, '127.0.0.1');
     await once(server, 'listening');
-    server.close();
-    await once(server, 'close');
+    await once(server.close(), 'close');
     writeFileSync(path.join(runFolder(), `port-${port}`), '', { flag: 'wx' });
     return port;
   } catch {
     return freePort();
-  }
-}
-
-export async function listens(port: number): Promise<boolean> {
-  const socket = createConnection(port, '127.0.0.1');
-  try {
-    await once(socket, 'connect');
-    return true;
-  } catch {
-    return false;
-  } finally {
-    socket.destroy();
   }
 }
 
@@ -117,9 +93,9 @@ export function generator(seed: number): () => number {
   };
 }
 
-/** A Markdown table. */
-export function table(head: string[], rows: (string | number)[][]): string {
-  return [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
+/** How often `pattern` matches. */
+export function count(text: string, pattern: RegExp): number {
+  return [...text.matchAll(new RegExp(pattern, `g${pattern.flags}`))].length;
 }
 
 /** A command whose output is read, such as one of the two scripts. */
@@ -127,42 +103,45 @@ export class Command {
   stdout = '';
   stderr = '';
   readonly child: ChildProcess;
-  readonly ended: Promise<{ status: number | null; signal: string | null }>;
-  #exit: { status: number | null; signal: string | null } | undefined;
+  #exit: number | string | undefined;
 
-  constructor(command: string, args: string[], env: NodeJS.ProcessEnv = {}, stdin: 'ignore' | 'pipe' = 'ignore') {
-    this.child = start(command, args, { env: { ...process.env, ...env }, stdio: [stdin, 'pipe', 'pipe'] });
-    this.child.stdout!.setEncoding('utf8').on('data', (text: string) => (this.stdout += text));
-    this.child.stderr!.setEncoding('utf8').on('data', (text: string) => (this.stderr += text));
-    this.ended = new Promise((resolve) => {
-      this.child.once('close', (status, signal) => resolve((this.#exit = { status, signal })));
-    });
+  constructor(command: string, args: string[], env: NodeJS.ProcessEnv = process.env) {
+    this.child = start(command, args, env);
+    for (const name of ['stdout', 'stderr'] as const) {
+      this.child[name]!.setEncoding('utf8').on('data', (text: string) => (this[name] += text));
+    }
+    this.child.once('close', (status, signal) => (this.#exit = status ?? signal!));
   }
 
   get running(): boolean {
     return this.#exit === undefined;
   }
 
-  /** Waits for the `count`th match of `pattern` in all output so far and to come. */
-  async shows(pattern: RegExp, { count = 1, deadline = 30_000 } = {}): Promise<void> {
-    const all = new RegExp(pattern.source, `g${pattern.flags.replace('g', '')}`);
-    const seen = () => ((this.stdout + this.stderr).match(all)?.length ?? 0) >= count;
+  /** How often `pattern` matches in all output so far. */
+  readonly count = (pattern: RegExp) => count(this.stdout + this.stderr, pattern);
+
+  /** Waits for the `times`th match of `pattern` in all output so far and to come. */
+  async shows(pattern: RegExp, { times = 1, deadline = 30_000 } = {}): Promise<void> {
+    const seen = () => this.count(pattern) >= times;
     await until(`${pattern}`, () => seen() || !this.running, deadline).catch(() => {});
-    if (!seen()) throw new Error(`no ${pattern} (${count}) in:\n${this.stdout}${this.stderr}`);
+    if (!seen()) throw new Error(`no ${pattern} (${times}) in:\n${this.stdout}${this.stderr}`);
   }
 
   /** Waits for the process to end, and returns its exit status, or the signal's name. */
-  async exit(deadline = 30_000): Promise<number | string | null> {
+  async exit(deadline = 60_000): Promise<number | string> {
     await until('exit', () => !this.running, deadline).catch(() => {
       throw new Error(`still running after ${deadline} ms:\n${this.stdout}${this.stderr}`);
     });
-    return this.#exit!.status ?? this.#exit!.signal;
+    return this.#exit!;
+  }
+
+  /** Waits for the process to end, and returns all that there is to know of it. */
+  async end(deadline?: number): Promise<{ status: number | string; stdout: string; stderr: string }> {
+    return { status: await this.exit(deadline), stdout: this.stdout, stderr: this.stderr };
   }
 
   /** Signals the process alone, as `kill` does. */
-  kill(signal: NodeJS.Signals): void {
-    this.child.kill(signal);
-  }
+  readonly kill = (signal: NodeJS.Signals) => this.child.kill(signal);
 }
 
 /**

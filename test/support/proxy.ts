@@ -1,40 +1,27 @@
 // A TCP proxy between a program and the broker that does what networks do: cut, refuse, keep silent, hold, delay, drip.
 import { once } from 'node:events';
 import { createConnection, createServer, type AddressInfo, type Socket } from 'node:net';
-import { Transform } from 'node:stream';
+import { pipeline } from 'node:stream';
+import { setTimeout as pause } from 'node:timers/promises';
 
 /** From the program to the broker, or back. */
 export type Direction = 'up' | 'down';
 
 export interface Faults {
-  /** Bytes in that direction after which a connection is cut. */
-  cutAfter?: { bytes: number; direction: Direction };
-  /** Milliseconds that all is late by. */
-  delay?: number;
-  /** Milliseconds for each byte. */
-  drip?: number;
-  /** Accepts, and neither says nor forwards anything. */
-  silent?: boolean;
-  /** Accepts, and closes at once. */
-  closing?: boolean;
-  /** Milliseconds after which a connection is cut. */
-  lifetime?: number;
+  cutAfter?: { bytes: number; direction: Direction }; // a connection is cut after so many
+  delay?: number; // ms that all is late by
+  drip?: number; // ms for each byte
+  silent?: boolean; // accepts, and neither says nor forwards anything
+  closing?: boolean; // accepts, and closes at once
 }
 
-interface Line {
-  program: Socket;
-  broker: Socket | undefined;
-}
+interface Line { program: Socket; broker?: Socket; held?: Direction }
 
 export class Proxy {
-  /** What is done to connections that come from now on; what holds or cuts those that are there is a method. */
-  faults: Faults = {};
-  /** What is done to the next ones instead, to each its own. */
-  next: Faults[] = [];
-  /** Bytes forwarded so far. */
-  readonly forwarded = { up: 0, down: 0 };
-  /** Connections accepted so far. */
-  accepted = 0;
+  faults: Faults = {}; // what befalls connections that come from now on
+  next: Faults[] = []; // and the next ones instead, each its own
+  accepted = 0; // connections so far
+  readonly forwarded = { up: 0, down: 0 }; // bytes so far
   readonly #lines = new Set<Line>();
   readonly #server = createServer((program) => this.#accept(program));
   #port = 0;
@@ -50,9 +37,7 @@ export class Proxy {
 
   /** The broker's URL, through this proxy. */
   get url(): string {
-    const url = new URL(this.target);
-    url.host = `${this.host}:${this.#port}`;
-    return url.href;
+    return Object.assign(new URL(this.target), { host: `${this.host}:${this.#port}` }).href;
   }
 
   /** Listens, again after refuse(). */
@@ -64,9 +49,10 @@ export class Proxy {
 
   /** Refuses connections from now on, and cuts those that are there. */
   async refuse(): Promise<void> {
-    this.#server.close();
+    if (!this.#server.listening) return;
+    const closed = once(this.#server.close(), 'close');
     this.cut();
-    await once(this.#server, 'close');
+    await closed;
   }
 
   /** Cuts the connections that are there: with RST, or with FIN. */
@@ -80,50 +66,39 @@ export class Proxy {
 
   /** Holds back, on the connections that are there, what goes in one direction from now on. */
   hold(direction: Direction): void {
-    for (const { program, broker } of this.#lines) (direction === 'up' ? program : broker)?.unpipe();
-  }
-
-  async end(): Promise<void> {
-    if (this.#server.listening) await this.refuse();
+    for (const line of this.#lines) line.held = direction;
   }
 
   #accept(program: Socket): void {
     this.accepted++;
     const faults = this.next.shift() ?? this.faults;
-    const { silent, closing, lifetime } = faults;
-    const broker = silent || closing ? undefined : createConnection(Number(this.target.port), this.target.hostname);
-    const line = { program, broker };
+    const line: Line = { program };
     this.#lines.add(line);
-    const end = () => {
+    program.setNoDelay().on('error', () => {}).once('close', () => {
       this.#lines.delete(line);
-      program.destroy();
-      broker?.destroy();
-    };
-    for (const socket of [program, broker]) socket?.setNoDelay().on('error', () => {}).once('close', end);
-    if (closing) program.resume().end();
-    if (lifetime) setTimeout(() => program.resetAndDestroy(), lifetime).unref();
-    if (!broker) return;
-    program.pipe(this.#filter('up', program, faults)).pipe(broker);
-    broker.pipe(this.#filter('down', program, faults)).pipe(program);
+      line.broker?.destroy();
+    });
+    if (faults.closing) program.resume().end();
+    if (faults.closing || faults.silent) return;
+    const broker = createConnection(Number(this.target.port), this.target.hostname).setNoDelay();
+    line.broker = broker;
+    const end = () => program.destroy();
+    pipeline(program, (source) => this.#pass(source, 'up', line, faults), broker, end);
+    pipeline(broker, (source) => this.#pass(source, 'down', line, faults), program, end);
   }
 
-  #filter(direction: Direction, program: Socket, { cutAfter, delay = 0, drip }: Faults): Transform {
-    const { forwarded } = this;
+  async *#pass(source: AsyncIterable<Buffer>, direction: Direction, line: Line, { cutAfter, delay, drip }: Faults) {
     let left = cutAfter?.direction === direction ? cutAfter.bytes : Infinity;
-    return new Transform({
-      async transform(this: Transform, bytes: Buffer, _, done) {
-        const passed = bytes.subarray(0, left);
-        left -= passed.length;
-        forwarded[direction] += passed.length;
-        const parts = drip ? [...passed].map((byte) => Buffer.of(byte)) : [passed];
-        for (const part of parts) {
-          if (drip || delay) await new Promise((resolve) => setTimeout(resolve, drip ?? delay).unref());
-          if (program.destroyed) return done();
-          this.push(part);
-        }
-        if (left === 0) setImmediate(() => program.resetAndDestroy());
-        done();
-      },
-    });
+    for await (const bytes of source) {
+      if (line.held === direction) await new Promise(() => {});
+      const passed = bytes.subarray(0, left);
+      left -= passed.length;
+      this.forwarded[direction] += passed.length;
+      for (const part of drip ? [...passed].map((byte) => Buffer.of(byte)) : [passed]) {
+        if (drip || delay) await pause(drip ?? delay, undefined, { ref: false });
+        yield part;
+      }
+      if (left === 0) line.program.resetAndDestroy();
+    }
   }
 }

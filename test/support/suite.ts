@@ -1,94 +1,98 @@
 // What the end-to-end suites share: a broker, a virtual host for each test, the two scripts, the wire's other side.
 import { connect, type Channel, type ChannelModel, type ConsumeMessage, type GetMessage } from 'amqplib';
+import { cpSync, symlinkSync } from 'node:fs';
 import path from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, expect, inject } from 'vitest';
-import { fib } from '../../src/fib';
+import { afterAll, afterEach, beforeAll, beforeEach, expect } from 'vitest';
 import { RpcClient } from '../../src/rpc_client';
 import { Broker } from './broker';
-import { Command, killGroup, newFolder, runFolder, until } from './processes';
+import { Command, ROOT, count, newFolder, runFolder, until } from './processes';
+import { Proxy, type Faults } from './proxy';
 
 export const SCRIPTS = ['rpc_server', 'rpc_client'] as const;
 export type Script = (typeof SCRIPTS)[number];
+export type Answer = (channel: Channel, request: ConsumeMessage) => void;
+
+/** The environment for npm and npx. */
+export const NPM = {
+  npm_config_cache: newFolder('npm'), // no file elsewhere
+  npm_config_update_notifier: 'false',
+  npm_config_call: undefined, // what `npx -c 'npm test'` was told, and would tell npx again
+};
 
 /** A virtual host, and all that is started and connected in it. */
 export class Scene {
   broker!: Broker;
   vhost = '';
-  #commands: Command[] = [];
-  #connections: ChannelModel[] = [];
-  #clients: RpcClient[] = [];
-  #others: Scene[] = [];
+  #ends: (() => unknown)[] = [];
 
   get url(): string {
     return this.broker.url(this.vhost);
   }
 
-  async begin(): Promise<void> {
-    this.vhost = await this.broker.freshVhost();
+  async begin(broker: Broker): Promise<this> {
+    this.broker = broker;
+    this.vhost = await broker.addVhost();
+    return this;
   }
 
   async end(): Promise<void> {
-    for (const other of this.#others.splice(0)) await other.end();
-    for (const connection of this.#connections.splice(0)) void connection.close().catch(() => {});
-    const commands = this.#commands.splice(0);
-    for (const { child } of commands) killGroup(child);
-    const clients = this.#clients.splice(0);
-    await Promise.all([...commands.map((command) => command.exit()), ...clients.map((client) => client.close())]);
+    await Promise.all(this.#ends.splice(0).map((end) => end()));
   }
 
   /** Another virtual host, which ends with this one. */
   async another(): Promise<Scene> {
     const other = new Scene();
-    other.broker = this.broker;
-    this.#others.push(other);
-    await other.begin();
-    return other;
+    this.#ends.push(() => other.end());
+    return other.begin(this.broker);
   }
 
   /** Runs any command with this virtual host as the scripts' broker. */
   command(name: string, args: string[], env: NodeJS.ProcessEnv = {}): Command {
-    const command = new Command(name, args, { AMQP_URL: this.url, ...env });
-    this.#commands.push(command);
+    const command = new Command(name, args, { ...process.env, AMQP_URL: this.url, ...env });
+    this.#ends.push(() => (command.kill('SIGKILL'), command.exit()));
     return command;
   }
 
   /** Runs one of the scripts, as the run's set-up has built it. */
-  run(script: Script, args: string[] = [], env: NodeJS.ProcessEnv = {}): Command {
-    return this.command(process.execPath, [scriptFile(script), ...args], env);
+  run(script: Script, args: string[] = [], AMQP_URL = this.url, env: NodeJS.ProcessEnv = {}): Command {
+    return this.command(process.execPath, [built(`src/${script}`), ...args], { AMQP_URL, ...env });
   }
 
   /** Runs one of the scripts as a user types it. */
   npx(script: Script, ...args: string[]): Command {
-    return this.command('npx', ['ts-node', `src/${script}.ts`, ...args], {
-      npm_config_cache: newFolder('npm'), // no file elsewhere
-      npm_config_update_notifier: 'false',
-      npm_config_call: undefined, // what `npx -c 'npm test'` was told, and would tell npx again
-    });
+    return this.command('npx', ['ts-node', `src/${script}.ts`, ...args], NPM);
   }
 
   /** Runs the server and waits until it serves. */
-  async server(...args: string[]): Promise<Command> {
-    const server = this.run('rpc_server', args);
+  async serverAt(url: string, ...args: string[]): Promise<Command> {
+    const server = this.run('rpc_server', args, url);
     await server.shows(/^ \[x\] Awaiting RPC requests$/m);
     return server;
   }
 
-  client(...args: string[]): Command {
-    return this.run('rpc_client', args);
+  readonly server = (...args: string[]) => this.serverAt(this.url, ...args);
+  readonly client = (...args: string[]) => this.run('rpc_client', args);
+
+  /** The client class, in this process, and what it logs. */
+  async rpcClient(url = this.url): Promise<{ client: RpcClient; log: string[] }> {
+    const log: string[] = [];
+    const client = await RpcClient.connect({ url, log: (line) => log.push(line) });
+    this.#ends.push(() => client.close());
+    return { client, log };
   }
 
-  /** The client class, in this process. */
-  async rpcClient(options?: Parameters<typeof RpcClient.connect>[0]): Promise<RpcClient> {
-    process.env.AMQP_URL = this.url;
-    const client = await RpcClient.connect(options);
-    this.#clients.push(client);
-    return client;
+  /** A line to the broker that fails in the ways that it is told to. */
+  async proxy(faults: Faults = {}, url = this.url, host?: string): Promise<Proxy> {
+    const proxy = await Proxy.start(url, host);
+    proxy.faults = faults;
+    this.#ends.push(() => proxy.refuse());
+    return proxy;
   }
 
   /** A plain amqplib channel: the other side of the wire. */
-  async peer(url = this.url): Promise<{ channel: Channel; connection: ChannelModel }> {
-    const connection = await connect(url, { noDelay: true });
-    this.#connections.push(connection);
+  async peer(): Promise<{ channel: Channel; connection: ChannelModel }> {
+    const connection = await connect(this.url, { noDelay: true });
+    this.#ends.push(() => void connection.close().catch(() => {}));
     connection.on('error', () => {});
     const channel = await connection.createChannel();
     channel.on('error', () => {});
@@ -102,24 +106,41 @@ export class Scene {
     return channel;
   }
 
-  /** Waits until rpc_queue has so many requests that wait, or so many servers; null where there is to be none. */
-  async queueHas(wanted: { messageCount?: number; consumerCount?: number } | null): Promise<void> {
-    const { connection } = await this.peer();
+  /** A server of any other port: `answer` gets each request. */
+  async peerServer(answer: Answer): Promise<Channel> {
+    const channel = await this.queue();
+    await channel.consume('rpc_queue', (request) => request && answer(channel, request), { noAck: true });
+    return channel;
+  }
+
+  /** Waits until rpc_queue has so many requests that wait, or so many servers. */
+  async queueHas(wanted: { messageCount?: number; consumerCount?: number }): Promise<void> {
+    const { channel } = await this.peer();
+    const has = ([key, value]: [string, number], queue: object) => queue[key as keyof typeof queue] === value;
     await until(`rpc_queue with ${JSON.stringify(wanted)}`, async () => {
-      const channel = await connection.createChannel(); // which a missing queue closes
-      channel.on('error', () => {});
-      const queue = await channel.checkQueue('rpc_queue').catch(() => null);
-      if (!queue || !wanted) return queue === wanted;
-      await channel.close();
-      return Object.entries(wanted).every(([key, value]) => queue[key as keyof typeof wanted] === value);
+      const queue = await channel.checkQueue('rpc_queue');
+      return Object.entries(wanted).every((entry) => has(entry, queue));
     });
+  }
+
+  /** What the broker says of a queue, or of all of them. */
+  async queueDetails(name = ''): Promise<unknown> {
+    return this.broker.api('GET', `queues/${encodeURIComponent(this.vhost)}/${name}`);
   }
 }
 
-/** Where the run's set-up has put a script. */
-export function scriptFile(script: Script): string {
-  return path.join(runFolder(), 'built/src', `${script}.js`);
+/** A copy of the project, in which a test may change what it likes. */
+export function checkout(): string {
+  const folder = newFolder('checkout');
+  for (const file of ['package.json', 'package-lock.json', 'tsconfig.json', 'src', 'test']) {
+    cpSync(path.join(ROOT, file), path.join(folder, file), { recursive: true, preserveTimestamps: true });
+  }
+  symlinkSync(path.join(ROOT, 'node_modules'), path.join(folder, 'node_modules'));
+  return folder;
 }
+
+/** Where the run's set-up has put a file of src or test. */
+export const built = (file: string) => path.join(runFolder(), 'built', `${file}.js`);
 
 /**
  * A scene for each test of a file, on the broker that all such files share, or on one of the file's own: for those that
@@ -127,35 +148,21 @@ export function scriptFile(script: Script): string {
  */
 export function suite(startOwnBroker?: () => Promise<Broker>): Scene {
   const it = new Scene();
-  beforeAll(async () => {
-    it.broker = startOwnBroker ? await startOwnBroker() : new Broker(inject('broker'));
-  });
-  beforeEach(() => it.begin());
+  let broker: Broker;
+  const shared = async () => new Broker(JSON.parse(process.env.RPC_BROKER!));
+  beforeAll(async () => void (broker = await (startOwnBroker ?? shared)()));
+  beforeEach(async () => void (await it.begin(broker)));
   afterEach(() => it.end());
-  afterAll(async () => {
-    if (startOwnBroker) await it.broker?.kill();
-  });
+  afterAll(() => startOwnBroker && broker?.kill());
   return it;
 }
 
-export const NUMBERS = ['1', '2', '3', '4', '5', '6', '7', '8'];
-export const LOST = /^ \[!\] Lost the connection to RabbitMQ at 127\.0\.0\.1:\d+: .*$/m;
-export const BACK = /^ \[!\] Connected to RabbitMQ at 127\.0\.0\.1:\d+\.$/m;
+export const LOST = /^(?: \[!\] )?Lost the connection to RabbitMQ at 127\.0\.0\.1:\d+: .*$/m;
+export const BACK = /^(?: \[!\] )?Connected to RabbitMQ at 127\.0\.0\.1:\d+\.$/m;
 
-/** Expects a client that was asked for NUMBERS to get each answer. */
-export async function expectAnswers(client: Command) {
-  expect(await client.exit()).toBe(0);
-  const answers = client.stdout.match(/^ \[\.\].*/gm)!.sort();
-  expect(answers).toEqual(NUMBERS.map((n) => ` [.] fib(${n}) = ${fib(Number(n))}`));
-}
-
-type Answer = (channel: Channel, request: ConsumeMessage) => void;
-
-/** A server of any other port: `answer` gets each request. */
-export async function peerServer(it: Scene, answer: Answer): Promise<Channel> {
-  const channel = await it.queue();
-  await channel.consume('rpc_queue', (request) => request && answer(channel, request), { noAck: true });
-  return channel;
+/** Expects output to tell in one line that the connection is lost, and in one that it is back. */
+export function expectOneLineEach(output: string): void {
+  expect([count(output, LOST), count(output, BACK)]).toEqual([1, 1]);
 }
 
 /** Answers with these bodies and properties, whatever was asked. */
@@ -166,9 +173,8 @@ export function replying(...replies: [string | Buffer, object?][]): Answer {
 }
 
 /** Waits for a message in the queue, and takes it. */
-export async function take(channel: Channel, queue: string, deadline?: number): Promise<GetMessage> {
-  return until(`a message in ${queue}`, async () => (await channel.get(queue, { noAck: true })) || undefined, deadline);
-}
+export const take = (channel: Channel, queue: string): Promise<GetMessage> =>
+  until(`a message in ${queue}`, async () => (await channel.get(queue, { noAck: true })) || undefined);
 
 /** Sends each run of eight or more `~` in properties as bytes that are no UTF-8, which amqplib itself never does. */
 export function garble({ connection }: ChannelModel): void {

@@ -14,8 +14,8 @@ async function main(): Promise<number> {
   console.log(`RabbitMQ is ready at ${URL}`);
   console.log('Management UI at http://localhost:15672 (user guest, password guest)');
   console.log('Ctrl-C stops it and removes its data.');
-  await broker.ended;
-  throw new Error(`RabbitMQ has ended:\n${broker.output}`); // unless it was Ctrl-C that ended it
+  const { stdout, stderr } = await broker.node.end(Infinity);
+  throw new Error(`RabbitMQ has ended:\n${stdout}${stderr}`); // unless it was Ctrl-C that ended it
 }
 
 void runScript(main, 0);

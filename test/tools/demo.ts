@@ -4,29 +4,23 @@ import { Broker, answers } from '../support/broker';
 import { Command, runScript } from '../support/processes';
 
 const LOCAL = 'amqp://guest:guest@localhost:5672';
-const NUMBERS = ['30', '10', '20', '40', '50', '100'];
-
-function show(name: string, ...lines: string[]): void {
-  for (const line of lines) console.log(`${name.padEnd(8)} |${line}`);
-}
 
 async function main(): Promise<number> {
   let url = process.env.AMQP_URL || LOCAL;
   if (!process.env.AMQP_URL && !(await answers(url))) {
-    show('demo', ' No broker at localhost:5672: starting a private one, which takes some seconds');
+    console.log('demo     | No broker at localhost:5672: starting a private one, which takes some seconds');
     url = (await Broker.start()).url();
   }
   const run = (name: string, ...args: string[]): Command => {
-    const command = new Command('node_modules/.bin/ts-node', args, { AMQP_URL: url });
+    const command = new Command('node_modules/.bin/ts-node', args, { ...process.env, AMQP_URL: url });
     for (const stream of [command.child.stdout!, command.child.stderr!]) {
-      createInterface(stream).on('line', (line) => show(name, line));
+      createInterface(stream).on('line', (line) => console.log(`${name.padEnd(8)} |${line}`));
     }
     return command;
   };
   const servers = ['server 1', 'server 2'].map((name) => run(name, 'src/rpc_server.ts', '--delay', '500'));
   await Promise.all(servers.map((server) => server.shows(/Awaiting|\[!\]/)));
-  const client = run('client', 'src/rpc_client.ts', ...NUMBERS);
-  const status = Number(await client.exit(60_000));
+  const status = Number(await run('client', 'src/rpc_client.ts', '30', '10', '20', '40', '50', '100').exit());
   for (const server of servers) server.kill('SIGTERM');
   await Promise.all(servers.map((server) => server.exit())); // before the broker, whose loss they would report
   return status;

@@ -33,10 +33,8 @@ if [ "${#packages[@]}" -gt 0 ]; then
     echo "setup: installing ${packages[*]/rabbitmq-server/rabbitmq} (brew)"
     brew install "${packages[@]/rabbitmq-server/rabbitmq}"
   else
-    echo "setup: missing: ${packages[*]}, and neither apt-get nor brew to install with." >&2
-    echo '       Install RabbitMQ 3.10 or newer (rabbitmq-server on the PATH, or its path in RABBITMQ_SERVER),' >&2
-    echo '       or run a broker in Docker:' >&2
-    echo '       docker run --rm -p 5672:5672 -p 15672:15672 rabbitmq:4-management' >&2
+    echo "setup: missing: ${packages[*]}, and neither apt-get nor brew to install with. Install RabbitMQ 3.10 or" >&2
+    echo 'newer (rabbitmq-server on the PATH, or its path in RABBITMQ_SERVER), or run one in Docker: see README.md.' >&2
     exit 1
   fi
 fi
