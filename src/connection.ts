@@ -124,12 +124,12 @@ function parseUrl(given: string | undefined): URL {
 function refusal({ message, code }: Error & { code?: unknown }, url: URL, reached: boolean): string | undefined {
   const user = unescape(url.username);
   if (/^Handshake terminated.*: 403/.test(message)) return `refuses user "${user}": wrong user name or password`;
-  // A virtual host that was open once may be on its way back; amqplib does not say which it is.
-  if (!reached && message.startsWith('Expected ConnectionOpenOk; got <ConnectionClose')) {
+  if (code === 403 && !message.includes('in exclusive use')) return `refuses permission: ${message}`;
+  if (reached) return undefined; // a virtual host, a certificate, TLS: what was there once may be on its way back
+  if (message.startsWith('Expected ConnectionOpenOk; got <ConnectionClose')) { // amqplib does not say why
     const vhost = unescape(url.pathname.slice(1)) || '/';
     return `does not open virtual host "${vhost}" to user "${user}": it is missing, closed to that user, or full`;
   }
-  if (code === 403 && !message.includes('in exclusive use')) return `refuses permission: ${message}`;
   if (!/CERT|SIGNATURE|ISSUER|^ERR_(TLS|SSL)/.test(String(code))) return undefined;
   const hint = /SSL/.test(String(code)) ? '' : '. NODE_EXTRA_CA_CERTS names a file of the CAs to trust';
   return `fails the TLS handshake: ${message.trim()} (${code})${hint}`;

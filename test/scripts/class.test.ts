@@ -1,19 +1,10 @@
 import { expect, test } from 'vitest';
-import { fib } from '../../src/fib';
 import { RpcClient } from '../../src/rpc_client';
 import { until } from '../support/processes';
 import { replying, suite } from '../support/suite';
 
 const it = suite();
 const messageOf = (call: Promise<bigint>) => call.then(String, (error: Error) => error.message);
-
-test('has many calls in flight on one connection', async () => {
-  await it.server();
-  const { client, log } = await it.rpcClient();
-  const numbers = Array.from({ length: 300 }, (_, n) => n);
-  expect(await Promise.all(numbers.map((n) => client.call(n)))).toEqual(numbers.map(fib));
-  expect(log).toEqual([]);
-});
 
 test('refuses a bad n and a bad timeout, and sends nothing', async () => {
   await it.queue();
