@@ -47,7 +47,7 @@ export class RpcClient {
   #channel: ConfirmChannel | undefined;
   #replyQueue = '';
   #held = false; // are calls kept back until there is a server?
-  #watching = false;
+  #watching: Promise<void> | undefined;
   #quietSince = 0; // in milliseconds, on the clock of performance.now()
   #lastSeen = `${QUEUE} was not looked at`;
 
@@ -84,7 +84,10 @@ export class RpcClient {
     const { queue } = await channel.assertQueue('', { exclusive: true, durable: false });
     await channel.consume(queue, (reply) => reply && this.#onReply(reply), { noAck: true });
     channel.on('return', ({ properties }) => this.#reject(properties.correlationId, NO_QUEUE));
-    connection.on('blocked', (reason) => (this.#lastSeen = `the broker is blocking publishers (${printable(reason)})`));
+    connection.on('blocked', (reason) => {
+      this.#held = true; // until a look is answered: what was sent now would be computed when nobody waits any more
+      this.#lastSeen = `the broker is blocking publishers (${printable(reason)})`;
+    });
     lost.addEventListener('abort', () => (this.#lastSeen = 'the connection to the broker is lost'));
     this.#held = this.#connection !== undefined; // not on the first, where calls are sent at once
     this.#connection = connection;
@@ -111,7 +114,7 @@ export class RpcClient {
       if (this.#pending.size === 0) this.#quietSince = performance.now();
       this.#pending.set(id, { body, deadline, timer: setTimeout(onDeadline, timeout), resolve, reject });
       this.#send(id);
-      if (!this.#watching) void this.#watch();
+      this.#watching ??= this.#watch().finally(() => (this.#watching = undefined));
     });
   }
 
@@ -155,7 +158,6 @@ export class RpcClient {
    * come for a second, and again if a later look finds another number of servers.
    */
   async #watch(): Promise<void> {
-    this.#watching = true;
     let told: number | undefined;
     while (this.#pending.size > 0) {
       const servers = await this.#look();
@@ -170,7 +172,6 @@ export class RpcClient {
       }
       await pause(quiet >= 1_000 ? 1_000 : this.#held ? 100 : 250, undefined, { ref: false });
     }
-    this.#watching = false;
   }
 
   /** Returns the number of servers, or undefined if the broker does not say. Takes as long as the broker is frozen. */

@@ -32,7 +32,7 @@ async function serve(delay: number, stop: AbortSignal): Promise<void> {
 /** Answers one request and acknowledges it. If the channel is lost before, another server does. Never rejects. */
 async function answer(channel: Channel, request: ConsumeMessage, delay: number, lost: AbortSignal): Promise<void> {
   const { replyTo, correlationId } = request.properties;
-  let type = 'result';
+  const reply = { correlationId, type: 'result', contentType: CONTENT_TYPE };
   let body: Buffer;
   try {
     const argument = readArgument(request.content);
@@ -43,15 +43,14 @@ async function answer(channel: Channel, request: ConsumeMessage, delay: number, 
     body = writeResult(await fib(argument));
   } catch (error) {
     if (lost.aborted) return;
-    type = 'error';
+    Object.assign(reply, { type: 'error', contentType: 'text/plain' });
     body = Buffer.from(error instanceof Error ? error.message : String(error));
     warn(`Refused a request: ${body}`);
   }
   const { redelivered } = request.fields; // if so, perhaps the reply is what took the connection down the last time
-  const contentType = type === 'error' ? 'text/plain' : CONTENT_TYPE;
   try {
     if (redelivered) channel.ack(request);
-    if (replyTo) channel.sendToQueue(replyTo, body, { correlationId, type, contentType });
+    if (replyTo) channel.sendToQueue(replyTo, body, reply);
   } catch (error) {
     if (lost.aborted) return;
     warn(`Cannot reply: ${(error as Error).message}`); // and never could: an id that is no UTF-8 grows too long
