@@ -54,9 +54,7 @@ test.each(SCRIPTS.flatMap((script) => REFUSALS.map((refusal) => [script, ...refu
   async (script, _, message, url) => expectRefused(script, await url(), message),
 );
 
-test('an IPv6 address in brackets is taken', async () => {
-  await expectAnswer((await it.proxy({}, it.url, '[::1]')).url);
-});
+test('an IPv6 address in brackets is taken', async () => expectAnswer((await it.proxy({}, it.url, '[::1]')).url));
 
 test('a user name and a password of any characters let both sides in', async () => {
   await expectAnswer(await userNamed('é#:', 'pä/%1@', '.*', '.*', '.*'));

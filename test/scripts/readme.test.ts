@@ -71,6 +71,7 @@ test('every command of the README, in its order, prints what is shown there', as
   expect(await run(`npx ts-node ${name}`).end()).toMatchObject({ status: 0, stdout: '832040n\n' });
   await it.serverAt(it.broker.url('rpc', 'rpc_server:s'));
   expect(await it.run('rpc_client', [], it.broker.url('rpc', 'rpc_client:c')).exit()).toBe(0);
+  expect(await it.broker.api('GET', 'queues/rpc/rpc_queue')).toMatchObject({ type: 'quorum' });
 });
 
 test('the README names no other command, links to files that exist, quotes lines of the source', () => {
