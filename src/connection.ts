@@ -114,7 +114,7 @@ function parseUrl(given: string | undefined): URL {
     throw new Error(`${name} holds an @ behind the host: write / ? # @ in user and password as %2F %3F %23 %40`);
   }
   if (!url.username && !url.password) [url.username, url.password] = ['guest', 'guest'];
-  const heartbeat = url.searchParams.get('heartbeat') ?? '5'; // s; RabbitMQ's 60 is past any deadline
+  const heartbeat = url.searchParams.get('heartbeat') ?? '5'; // s; with RabbitMQ's 60, a loss shows after 90 to 180
   if (!/^\d{1,5}$/.test(heartbeat)) throw new Error(`heartbeat in ${name} must be whole seconds, not "${heartbeat}"`);
   url.searchParams.set('heartbeat', heartbeat);
   return url;
