@@ -139,7 +139,7 @@ function describeLoss(error: Error, address: string, reached: boolean): string {
   // A name with two addresses that both refuse makes an AggregateError without a message.
   const { message, code } = error instanceof AggregateError ? error.errors[0] : (error as NodeJS.ErrnoException);
   if (reached) return `Lost the connection to ${address}: ${message}`;
-  const hint = typeof code === 'string' ? '. Start one with: npm run broker' : ''; // there is no broker
+  const hint = code === 'ECONNREFUSED' ? '. Start one with: npm run broker' : '';
   return `Cannot reach ${address}: ${message}${hint}`;
 }
 
@@ -195,7 +195,7 @@ export async function run<T>(
     status = 1;
     await main(commandLine, stop);
   } catch (error) {
-    warn((error as Error).message);
+    warn((error as Error).message.replaceAll('\n', ' '));
     if (status === 2) process.stderr.write(usage);
     process.exitCode = status;
   }

@@ -22,8 +22,9 @@ const MAX_DIGITS = 208_988; // of fib(MAX_N)
  * @throws RangeError if n is not a whole number from 0 to 1,000,000
  */
 export function fib(n: Argument): Result {
+  const bits = parseN(String(n)).toString(2);
   let [a, b] = [0n, 1n]; // fib(k) and fib(k+1), from k = 0
-  for (const bit of parseN(String(n)).toString(2)) {
+  for (const bit of bits) {
     [a, b] = [a * (2n * b - a), a * a + b * b];
     if (bit === '1') [a, b] = [b, a + b];
   }
@@ -38,9 +39,7 @@ export const writeArgument = (n: Argument): Buffer => Buffer.from(String(parseN(
  *
  * @throws RangeError if it is anything else; the message names it, cut to 40 characters and escaped
  */
-export function readArgument(body: Buffer): Argument {
-  return parseN(body.toString('utf8', 0, 50)); // too much is refused by its beginning
-}
+export const readArgument = (body: Buffer): Argument => parseN(body.toString('utf8', 0, 50)); // more is refused
 
 export const writeResult = (value: Result): Buffer => Buffer.from(value.toString());
 

@@ -17,7 +17,7 @@ export interface RpcClientOptions {
   timeout?: number;
   /** The broker's URL. @default AMQP_URL of the environment, or else amqp://guest:guest@localhost:5672 */
   url?: string;
-  /** Takes a line on what happens besides the calls: connection lost and found, no reply yet. @default none */
+  /** Takes a line on what happens besides the calls: connection lost and found, no reply yet. Must not throw. */
   log?: (line: string) => void;
 }
 
@@ -58,7 +58,7 @@ export class RpcClient {
   /**
    * Connects to the broker and opens the reply queue.
    *
-   * @throws Error if there is no broker, if it refuses the client, or if it has not answered within the timeout
+   * @throws Error if the URL is malformed, or the broker is not there, refuses the client, or has not answered in time
    * @throws RangeError if the timeout is out of its range
    */
   static async connect({ url, timeout = 30_000, log = () => {} }: RpcClientOptions = {}): Promise<RpcClient> {
@@ -153,9 +153,9 @@ export class RpcClient {
   }
 
   /**
-   * Looks at rpc_queue as long as calls are pending. Sends those that are held when it has a server: after a
-   * reconnection its servers, its leader or the queue itself may still be on their way back. Says so when no reply has
-   * come for a second, and again if a later look finds another number of servers.
+   * Looks at rpc_queue as long as calls are pending. Sends those that are held when it has a server, or cannot be seen:
+   * after a reconnection its servers, its leader or the queue itself may still be on their way back. Says so when no
+   * reply has come for a second, and again if a later look finds another number of servers.
    */
   async #watch(): Promise<void> {
     let told: number | undefined;
@@ -170,7 +170,7 @@ export class RpcClient {
         this.#log(`No reply for a second: ${this.#lastSeen}`);
         told = servers;
       }
-      await pause(quiet >= 1_000 ? 1_000 : this.#held ? 100 : 250, undefined, { ref: false });
+      await pause(quiet < 1_000 ? 200 : 1_000, undefined, { ref: false });
     }
   }
 

@@ -14,14 +14,14 @@ async function serve(delay: number, stop: AbortSignal): Promise<void> {
     waitForBroker: true,
     openChannel: (connection) => connection.createChannel(),
     setUp: async (channel, connection, lost) => {
-      if (!(await inspectQueue(connection))) await channel.assertQueue(QUEUE, { durable: true });
+      if (!(await inspectQueue(connection))) await channel.assertQueue(QUEUE, { durable: true }); // else used as it is
       await channel.prefetch(1);
       const take = (request: ConsumeMessage | null) => {
         if (request && !stop.aborted) inHand = inHand.then(() => answer(channel, request, delay, lost));
       };
       const { consumerTag } = await channel.consume(QUEUE, take, { noAck: false });
       print(' [x] Awaiting RPC requests');
-      // Not after the request in hand, whose acknowledgement would bring the next one.
+      // At once: the acknowledgement of the request in hand would bring another. It fails if the channel is lost then.
       stop.addEventListener('abort', () => channel.cancel(consumerTag).catch(() => {}), { signal: lost });
     },
     finish: () => inHand,

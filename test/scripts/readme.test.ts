@@ -28,7 +28,7 @@ const steps = [...README.matchAll(/(.*)\n```console\n([^]*?)```/g)].flatMap(([, 
     return { before: before!, command, shown: toLines(part.slice(command.length)) };
   });
 });
-const [, name, program] = /Save this as `(.*?)`.*\n```ts\n([^]*?)```/.exec(README)!;
+const [, name, program] = /save this as `(.*?)`.*\n```ts\n([^]*?)```/.exec(README)!;
 
 /** Without what npm says, and without what is another each time: which server it was. */
 function toLines(output: string): string[] {
