@@ -15,6 +15,7 @@ export default defineConfig({
     sequence: { sequencer: Sequencer },
     testTimeout: 120_000,
     hookTimeout: 180_000,
+    unstubEnvs: true,
     watch: false, // the scripts are built once for a run
     cache: false,
     projects: [

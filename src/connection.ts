@@ -34,15 +34,15 @@ export async function keepConnected<C extends amqp.Channel>(options: ConnectionO
   const url = parseUrl(options.url);
   const address = `RabbitMQ at ${url.hostname}:${Number(url.port) || (url.protocol === 'amqps:' ? 5671 : 5672)}`;
   let reached = false; // at least once
-  let away = false; // and said to be
+  let saidToBeAway = false;
   let attemptsInVain = 0;
   while (!options.stop.aborted) {
     let connectedAt = Infinity; // in milliseconds, on the clock of performance.now()
     const onConnected = () => {
       connectedAt = performance.now();
       reached = true;
-      if (away) options.log(`Connected to ${address}.`);
-      away = false;
+      if (saidToBeAway) options.log(`Connected to ${address}.`);
+      saidToBeAway = false;
     };
     try {
       await holdConnection(url, address, options, onConnected);
@@ -56,7 +56,7 @@ export async function keepConnected<C extends amqp.Channel>(options: ConnectionO
       if (performance.now() - connectedAt >= 5_000) attemptsInVain = 0;
       if (attemptsInVain % 30 === 0) { // about once a minute
         options.log(printable(`${problem}. Trying again until it is there.`));
-        away = true;
+        saidToBeAway = true;
       }
       attemptsInVain++;
       const delay = Math.min(2_000, 50 * 2 ** attemptsInVain) * (0.75 + Math.random() / 2); // not all clients at once
@@ -94,7 +94,7 @@ async function holdConnection<C extends amqp.Channel>(
     channel.on('cancel', () => lose(new Error('the broker cancelled the consumer: its queue is gone')));
     await options.setUp(channel, connection, signal);
     onConnected();
-    await new Promise<void>((resolve) => (onStop = resolve));
+    await new Promise<void>((resolve) => (onStop = resolve)); // from here on, a stop closes politely
     await options.finish?.();
     // The channel first: the connection's close overtakes what the channel has still to write.
     const closed = channel.close().then(() => connection.close());

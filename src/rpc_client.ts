@@ -13,7 +13,7 @@ const NO_QUEUE = `there is no ${QUEUE}: ${START_A_SERVER}`;
 const REFUSED = `the broker refuses the request: ${QUEUE} is full, or has no leader`;
 
 export interface RpcClientOptions {
-  /** Max time to wait for the connection, in milliseconds, 1 to 2,147,483,647. @default 30_000 */
+  /** Max time to wait for the connection, in ms, 1 to 2,147,483,647; a handshake has 5 s. @default 30_000 */
   timeout?: number;
   /** The broker's URL. @default AMQP_URL of the environment, or else amqp://guest:guest@localhost:5672 */
   url?: string;
@@ -65,14 +65,14 @@ export class RpcClient {
     parseMilliseconds('timeout', String(timeout), 1);
     const client = new RpcClient(log);
     const late = setTimeout(() => client.#end(new Error(`the broker has not answered within ${timeout} ms`)), timeout);
-    await new Promise<void>((connected) => {
+    await new Promise<void>((connectedOrEnded) => {
       client.#stopped = keepConnected({
         url, log, stop: client.#stop.signal,
         name: 'rpc_client',
         waitForBroker: false,
         openChannel: (connection) => connection.createConfirmChannel(),
-        setUp: (...args) => client.#openReplyQueue(...args).then(connected),
-      }).catch((error) => client.#end(error)).then(connected);
+        setUp: (...args) => client.#openReplyQueue(...args).then(connectedOrEnded),
+      }).catch((error) => client.#end(error)).then(connectedOrEnded);
     });
     clearTimeout(late);
     client.#stop.signal.throwIfAborted();

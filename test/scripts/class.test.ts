@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { RpcClient } from '../../src/rpc_client';
 import { until } from '../support/processes';
 import { replying, suite } from '../support/suite';
@@ -33,7 +33,7 @@ test('reaches the broker that its url names, whatever AMQP_URL says, and two at 
   const other = await it.another();
   await it.peerServer(replying(['1']));
   await other.peerServer(replying(['2']));
-  process.env.AMQP_URL = 'amqp://localhost:1';
+  vi.stubEnv('AMQP_URL', 'amqp://localhost:1');
   const both = [await it.rpcClient(), await other.rpcClient()];
   expect(await Promise.all(both.map(({ client }) => client.call(30)))).toEqual([1n, 2n]);
   await expect(RpcClient.connect({ url: 'localhost' })).rejects.toThrow('url is not a URL such as');
