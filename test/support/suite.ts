@@ -1,6 +1,6 @@
 // What the end-to-end suites share: a broker, a virtual host for each test, the two scripts, the wire's other side.
 import { connect, type Channel, type ChannelModel, type ConsumeMessage, type GetMessage } from 'amqplib';
-import { cpSync, symlinkSync } from 'node:fs';
+import { cpSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from 'vitest';
 import { RpcClient } from '../../src/rpc_client';
@@ -132,10 +132,9 @@ export class Scene {
 /** A copy of the project, in which a test may change what it likes. */
 export function checkout(): string {
   const folder = newFolder('checkout');
-  for (const file of ['package.json', 'package-lock.json', 'tsconfig.json', 'src', 'test']) {
+  for (const file of ['package.json', 'package-lock.json', 'tsconfig.json', 'src', 'test', 'node_modules']) {
     cpSync(path.join(ROOT, file), path.join(folder, file), { recursive: true, preserveTimestamps: true });
   }
-  symlinkSync(path.join(ROOT, 'node_modules'), path.join(folder, 'node_modules'));
   return folder;
 }
 
