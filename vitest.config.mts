@@ -20,7 +20,10 @@ export default defineConfig({
     cache: false,
     projects: [
       { extends: true, test: { name: 'unit', include: ['test/unit/*.test.ts'] } },
-      { extends: true, test: { name: 'broker', include: ['test/{scripts,faults}/*.test.ts'], globalSetup: 'test/support/setup.ts' } },
+      {
+        extends: true,
+        test: { name: 'broker', include: ['test/{scripts,faults}/*.test.ts'], globalSetup: 'test/support/setup.ts' },
+      },
     ],
   },
 });

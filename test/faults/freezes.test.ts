@@ -48,7 +48,8 @@ test('a broker that blocks publishers is said to, calls end at their deadline, a
     expect(log.join('\n')).toMatch(/RabbitMQ at 127\.0\.0\.1:\d+ is blocking publishers: low on memory/);
     await expect(client.call(7, { timeout: 300 })).rejects.toThrow('no reply within 300 ms');
     const said = /is blocking publishers: low on memory[^]*fib\(30\): no reply within 3000 ms/;
-    expect(await it.client('--timeout', '3000').end()).toMatchObject({ status: 1, stderr: expect.stringMatching(said) });
+    const blocked = await it.client('--timeout', '3000').end();
+    expect(blocked).toMatchObject({ status: 1, stderr: expect.stringMatching(said) });
   });
   expect(await client.call(30)).toBe(832040n);
   expect(log.join('\n')).toMatch(/is not blocking publishers any more/);

@@ -9,7 +9,7 @@ function runTests(env: NodeJS.ProcessEnv) {
   const folder = newFolder('tmp');
   const args = ['node_modules/vitest/vitest.mjs', 'run', 'faults/server'];
   const run = new Command(process.execPath, args, {
-    ...process.env, RPC_RUN_FOLDER: undefined, TMPDIR: folder, NODE_DISABLE_COMPILE_CACHE: '1', ...env, // as npm test has
+    ...process.env, RPC_RUN_FOLDER: undefined, TMPDIR: folder, NODE_DISABLE_COMPILE_CACHE: '1', ...env, // as npm test
   });
   /** The programs of all processes that have this folder in their environment or arguments, but for the run itself. */
   const programs = () => {
