@@ -4,7 +4,7 @@ import type { Channel, ConsumeMessage } from 'amqplib';
 import { setTimeout as pause } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { QUEUE, inspectQueue, keepConnected, parseMilliseconds, print, run, warn } from './connection';
-import { CONTENT_TYPE, fib, readArgument, writeArgument, writeResult } from './fib';
+import { CONTENT_TYPE, fib, readArgument, writeResult } from './fib';
 
 /** Serves until `stop` is aborted, and finishes the request in hand. Rejects if the broker refuses it for good. */
 async function serve(delay: number, stop: AbortSignal): Promise<void> {
@@ -36,7 +36,7 @@ async function answer(channel: Channel, request: ConsumeMessage, delay: number, 
   let body: Buffer;
   try {
     const argument = readArgument(request.content);
-    const call = `fib(${writeArgument(argument)})`;
+    const call = `fib(${request.content})`;
     if (!replyTo) throw new Error(`${call} came without reply_to: there is nobody to answer`);
     print(` [.] ${call}`);
     if (delay > 0) await pause(delay, undefined, { signal: lost });
