@@ -1,6 +1,7 @@
 // npm run bench: what a call costs and how servers scale, as ratios measured side by side in one run.
 import { connect } from 'amqplib';
 import { randomUUID } from 'node:crypto';
+import { fib } from '../../src/fib';
 import { RpcClient } from '../../src/rpc_client';
 import { Broker } from '../support/broker';
 import { Command, runScript, until } from '../support/processes';
@@ -10,13 +11,14 @@ const ROUNDS = 15;
 const SECONDS = 1; // of each measurement
 const SIZES = [1, 2, 4, 8, 16]; // servers
 
-// What this port is held against, by queue: plain amqplib, the same messages and properties, and nothing else.
-const BARE: Record<string, { noAck: boolean; noDelay: boolean }> = {
-  "the broker's limit": { noAck: true, noDelay: true },
-  "the tutorial's path": { noAck: false, noDelay: true }, // prefetch 1, acknowledges by hand
-  "the tutorial's path, Nagle's algorithm on": { noAck: false, noDelay: false }, // amqplib's default
+// What this port is held against, by queue: plain amqplib. Whether the server works: reads n, prints it, computes.
+const BARE: Record<string, { noAck: boolean; noDelay: boolean; works: boolean }> = {
+  "the broker's limit": { noAck: true, noDelay: true, works: false },
+  'prefetch 1, acknowledged by hand': { noAck: false, noDelay: true, works: false },
+  "the tutorial's programs": { noAck: false, noDelay: true, works: true },
+  "the tutorial's, Nagle's algorithm on": { noAck: false, noDelay: false, works: true }, // amqplib's default
 };
-const LIMITS = Object.keys(BARE).slice(0, 2);
+const LIMITS = Object.keys(BARE).slice(0, 3);
 
 type Call = () => Promise<unknown>;
 interface Row { inFlight: number; name: string; call: Call; rates: number[]; times: number[] } // calls/s, ms
@@ -42,11 +44,13 @@ const spread = (values: number[]) =>
   `${digits(median(values))} (${digits(Math.min(...values))} to ${digits(Math.max(...values))})`;
 
 async function bareServer(queue: string): Promise<void> {
-  const { noAck, noDelay } = BARE[queue]!;
+  const { noAck, noDelay, works } = BARE[queue]!;
   const channel = await (await connect(process.env.AMQP_URL!, { noDelay })).createChannel();
   if (!noAck) await channel.prefetch(1);
-  const body = Buffer.from('832040');
+  const ready = Buffer.from('832040');
+  const work = (n: number) => (console.log(` [.] fib(${n})`), Buffer.from(String(fib(n))));
   await channel.consume(queue, (request) => {
+    const body = works ? work(Number(request!.content)) : ready;
     const { replyTo, correlationId } = request!.properties;
     channel.sendToQueue(replyTo, body, { correlationId, type: 'result', contentType: 'text/plain' });
     if (!noAck) channel.ack(request!);
@@ -82,9 +86,7 @@ async function startServers(url: string, queue: string, count: number, ...comman
   return servers;
 }
 
-async function stop(servers: Command[]): Promise<void> {
-  await Promise.all(servers.map((server) => (server.kill('SIGTERM'), server.exit())));
-}
+const stop = (servers: Command[]) => Promise.all(servers.map((server) => (server.kill('SIGTERM'), server.exit())));
 
 async function benchCalls(url: string, ours: Call): Promise<string> {
   const bare = ['-r', 'ts-node/register', __filename];
@@ -138,5 +140,4 @@ async function main(): Promise<number> {
   return 0;
 }
 
-if (process.argv[2]) void bareServer(process.argv[2]);
-else void runScript(main);
+void (process.argv[2] ? bareServer(process.argv[2]) : runScript(main));
