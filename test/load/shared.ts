@@ -10,9 +10,9 @@ export const SERVER = ['-r', 'ts-node/register', 'src/rpc_server.ts'];
 
 /** A Markdown page that says what was run, on what, and when, and then what came out. */
 export async function page(command: string, broker: Broker, ...parts: string[]): Promise<string> {
-  const versions = `RabbitMQ ${(await broker.ctl('version')).trim()}, Node ${process.version.slice(1)}`;
-  const cores = `${cpus().length} cores (${cpus()[0]!.model.trim()})`;
-  const heading = `\`${command}\`, ${versions}, ${cores}, ${new Date().toISOString().slice(0, 10)}:`;
+  const version = JSON.parse(await broker.ctl('eval', 'rabbit_misc:version().')); // the broker's, not rabbitmqctl's
+  const on = `RabbitMQ ${version}, Node ${process.versions.node}, ${cpus().length} cores (${cpus()[0]!.model.trim()})`;
+  const heading = `\`${command}\`, ${on}, ${new Date().toISOString().slice(0, 10)}:`;
   return [heading, ...parts].join('\n\n');
 }
 
