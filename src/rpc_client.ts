@@ -159,8 +159,7 @@ export class RpcClient {
    */
   async #watch(): Promise<void> {
     let told: number | undefined;
-    for (let tick = 0; this.#pending.size > 0; tick++, await pause(200, undefined, { ref: false })) {
-      if (tick % 6 > 0 && !this.#held) continue; // a look opens a channel: where no call is held, every 1.2 s will do
+    while (this.#pending.size > 0) {
       const servers = await this.#look();
       if (this.#held && servers !== 0) {
         this.#held = false;
@@ -171,6 +170,7 @@ export class RpcClient {
         this.#log(`No reply for a second: ${this.#lastSeen}`);
         told = servers;
       }
+      await pause(quiet < 1_000 ? 200 : 1_000, undefined, { ref: false });
     }
   }
 

@@ -120,8 +120,7 @@ async function benchScaling(url: string, ours: Call, delay: number): Promise<str
     console.error(`scaling: round ${round} of 3, --delay ${delay}`);
     const servers: Command[] = [];
     for (const [i, size] of SIZES.entries()) {
-      const more = size - servers.length;
-      servers.push(...(await startServers(url, 'rpc_queue', more, ...SERVER, '--delay', String(delay))));
+      servers.push(...(await startServers(url, 'rpc_queue', size - servers.length, ...SERVER, '--delay', `${delay}`)));
       rates[i]!.push((await measure(ours, 64))[0]);
     }
     await stop(servers);
