@@ -1,11 +1,9 @@
-// npm run bench -- [calls] [servers] [clients] [fib] [return]: what a call costs, and how that grows. Without a name all
-// of it. What is compared is measured side by side in one run, and told as ratios.
+// npm run bench -- [PART ...]: what a call costs, and how that grows. What is compared is measured side by side in one
+// run, and told as ratios.
 import { Broker } from '../support/broker';
 import { runScript } from '../support/processes';
-import { benchCalls, benchServers } from './bench_calls';
-import { benchClients } from './bench_clients';
-import { benchFib } from './bench_fib';
-import { benchReturn } from './bench_return';
+import { benchCalls, benchFib, benchServers } from './bench_calls';
+import { benchClients, benchReturn } from './bench_clients';
 import { page } from './shared';
 
 const PARTS: Record<string, (broker: Broker) => Promise<string>> = {
@@ -30,7 +28,8 @@ async function main(): Promise<number> {
     broker = await Broker.start(); // a new one for each part: none pays for what another has left in memory
     tables.push(await PARTS[name]!(broker));
   }
-  console.log(await page(['npm run bench', ...names].join(names.length > 0 ? ' ' : ''), broker!, ...tables));
+  const command = ['npm run bench', ...names].join(' ').replace('bench ', 'bench -- ');
+  console.log(await page(command, broker!, ...tables));
   return 0;
 }
 

@@ -1,6 +1,8 @@
-// The benchmark's parts `calls`, what a call costs beside plain amqplib, and `servers`, how servers scale.
+// The benchmark's parts that one client sees: `calls`, what a call costs beside plain amqplib; `servers`, how they
+// scale; `fib`, how a call grows with n, and what of it is the function, and what the two conversions.
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { fib, readResult, writeResult } from '../../src/fib';
 import { RpcClient } from '../../src/rpc_client';
 import type { Broker } from '../support/broker';
 import { Command, newFolder } from '../support/processes';
@@ -9,8 +11,10 @@ import { type Plain, plainClient, plainServer } from './plain';
 import { SERVER, shuffled, table } from './shared';
 
 const ROUNDS = 11;
+const IN_FLIGHT = [1, 64, 512];
 const SIZES = [1, 2, 4, 8, 16]; // servers
-const OFTEN_ENOUGH = [1, 64, 512]; // calls in flight
+const NUMBERS = [1, 30, 1_000, 10_000, 100_000, 1_000_000]; // n
+const FIB_ROUNDS = 5;
 
 interface Program { server: string[]; plain?: Plain; inFlight?: number[]; queueType?: 'quorum' }
 interface Row { name: string; inFlight: number; call: Call; rates: number[]; times: number[] } // calls/s, median ms
@@ -48,10 +52,10 @@ async function start(url: string, { server, plain, queueType }: Program): Promis
 
 export async function benchCalls(broker: Broker): Promise<string> {
   await addVhosts(broker);
-  const groups = OFTEN_ENOUGH.map((): Row[] => []);
+  const groups = IN_FLIGHT.map((): Row[] => []);
   for (const [name, program] of Object.entries(PROGRAMS)) {
     const { call } = await start(broker.url(name), program);
-    for (const [i, inFlight] of (program.inFlight ?? OFTEN_ENOUGH).entries()) {
+    for (const [i, inFlight] of (program.inFlight ?? IN_FLIGHT).entries()) {
       groups[i]!.push({ name, inFlight, call, rates: [], times: [] });
     }
   }
@@ -92,4 +96,37 @@ export async function benchServers(broker: Broker): Promise<string> {
   const tables = [await benchDelay(broker, client, 20), await benchDelay(broker, client, 0)];
   await client.close();
   return tables.join('\n\n');
+}
+
+type Four = [number, number, number, number]; // ms: a call, the function, and the two conversions
+
+/** The ms that `work` takes, as the mean of all that fit into 20 ms. */
+function timeOf(work: () => unknown): number {
+  const start = performance.now();
+  for (let times = 1; ; times++) {
+    work();
+    const time = performance.now() - start;
+    if (time >= 20) return time / times;
+  }
+}
+
+export async function benchFib(broker: Broker): Promise<string> {
+  const servers = await startServers(broker.url(), 1);
+  const client = await RpcClient.connect({ url: broker.url() });
+  const rows = NUMBERS.map((n) => ({ n, value: fib(n), body: writeResult(fib(n)), times: [] as Four[] }));
+  for (let round = 1; round <= FIB_ROUNDS; round++) {
+    console.error(`fib: round ${round} of ${FIB_ROUNDS}`);
+    for (const { n, value, body, times } of rows) {
+      const call = median((await measure(() => client.call(n), 1)).times);
+      times.push([call, timeOf(() => fib(n)), timeOf(() => writeResult(value)), timeOf(() => readResult(body))]);
+    }
+  }
+  await client.close();
+  await stop(servers);
+  const head = ['n', 'ms for a call', 'of that the function', 'digits from the number', 'the number from digits',
+    'these two, of the function'];
+  return table(head, rows.map(({ n, times }) => {
+    const [call, own, write, read] = [0, 1, 2, 3].map((i) => median(times.map((each) => each[i]!))) as Four;
+    return [n.toLocaleString('en'), ...[call, own, write, read, (write + read) / own].map(digits)];
+  }));
 }
