@@ -6,22 +6,16 @@ import { setTimeout as pause } from 'node:timers/promises';
 
 export const QUEUE = 'rpc_queue';
 
-type Finish = () => Promise<unknown>;
-
-export interface ConnectionOptions<Channel extends amqp.Channel> {
+export interface Options<Channel extends amqp.Channel> {
   /** The broker's URL. @default AMQP_URL of the environment, or else amqp://guest:guest@localhost:5672 */
   url?: string | undefined;
   name: string; // as the management UI shows it
-  /** Whether to wait for a broker that is not there at first. One that was reached once is always waited for. */
-  waitForBroker: boolean;
+  waitForBroker: boolean; // also where it is not there at first; one that was reached once is always waited for
   openChannel: (connection: amqp.ChannelModel) => Promise<Channel>;
-  /**
-   * Declares and consumes, on each new connection. `lost` is aborted as soon as that connection is given up. What it
-   * resolves to finishes the work in hand when `stop` is aborted, before channel and connection are closed.
-   */
-  setUp: (channel: Channel, connection: amqp.ChannelModel, lost: AbortSignal) => Promise<Finish | void>;
-  /** Takes a line when the broker cannot be reached or blocks publishers, and one when that is over. */
-  log: (line: string) => void;
+  /** Declares and consumes, on each new connection. `lost` is aborted as soon as that connection is given up. */
+  setUp: (channel: Channel, connection: amqp.ChannelModel, lost: AbortSignal) => Promise<void>;
+  finish?: () => Promise<unknown>; // the work in hand when `stop` is aborted, before channel and connection are closed
+  log: (line: string) => void; // takes a line when the broker is lost or blocks publishers, and when that is over
   stop: AbortSignal;
 }
 
@@ -29,12 +23,11 @@ export interface ConnectionOptions<Channel extends amqp.Channel> {
  * Keeps a connection to the broker until `stop` is aborted. Whatever is lost (the broker, the connection, the channel,
  * the consumer), there is one way back: say so, pause, connect and set up again. Closing takes a second at most.
  *
- * @throws Error if the URL is malformed, or the broker refuses a permission; before it was ever reached also if it refuses
- * user or virtual host, TLS fails, or it is not there (unless `waitForBroker`). No message holds the URL's password.
+ * @throws Error if the URL is malformed or a permission is missing; as long as the broker was never reached, also if it
+ * refuses user or virtual host, if TLS fails, or if it is not there (unless `waitForBroker`). None shows the password.
  */
-export async function keepConnected<C extends amqp.Channel>(options: ConnectionOptions<C>): Promise<void> {
+export async function keepConnected<C extends amqp.Channel>(options: Options<C>): Promise<void> {
   const url = parseUrl(options.url);
-  const address = `RabbitMQ at ${url.hostname}:${Number(url.port) || (url.protocol === 'amqps:' ? 5671 : 5672)}`;
   let reached = false; // at least once
   let said: 'away' | 'refusing' | undefined;
   let attemptsInVain = 0;
@@ -43,18 +36,18 @@ export async function keepConnected<C extends amqp.Channel>(options: ConnectionO
     const onConnected = () => {
       connectedAt = performance.now();
       reached = true;
-      if (said) options.log(`Connected to ${address}.`);
+      if (said) options.log(`Connected to ${nameOf(url)}.`);
       said = undefined;
     };
     try {
-      await holdConnection(url, address, options, onConnected);
+      await holdConnection(url, options, onConnected);
     } catch (error) {
       if (options.stop.aborted) return;
-      const refusal = refusalOf(error as Error, url);
-      if (refusal?.isFinal || (refusal && !reached)) throw new Error(`${address} ${refusal.text}`, { cause: error });
-      const reason = refusal ? `it ${refusal.text}` : describeLoss(error as Error, reached);
-      const problem = `${reached ? 'Lost the connection to' : 'Cannot reach'} ${address}: ${reason}`;
-      if (!reached && !options.waitForBroker) throw new Error(problem, { cause: error });
+      const always = finalAlways(error as Error);
+      const refusal = always ?? finalAtTheStart(error as Error, url);
+      const reason = refusal ?? describeLoss(error as Error, reached);
+      const problem = `${reached ? 'Lost the connection to' : 'Cannot reach'} ${nameOf(url)}: ${reason}`;
+      if (always || (!reached && (refusal || !options.waitForBroker))) throw new Error(problem, { cause: error });
       // A connection that comes and goes is no better than none: the pauses grow on, the lines stay rare.
       if (connectedAt !== undefined && performance.now() - connectedAt >= 5_000) attemptsInVain = 0;
       if (attemptsInVain % 30 === 0 || (refusal && said !== 'refusing')) { // about once a minute
@@ -68,54 +61,50 @@ export async function keepConnected<C extends amqp.Channel>(options: ConnectionO
   }
 }
 
-/** Holds one connection until `stop` is aborted. Rejects with the reason when it is lost before, or never there. */
-async function holdConnection<C extends amqp.Channel>(
-  url: URL, address: string, options: ConnectionOptions<C>, onConnected: () => void,
-): Promise<void> {
+/** Holds one connection. Rejects when it is lost, or closed since `stop` is aborted, or never there; with the reason. */
+async function holdConnection<C extends amqp.Channel>(url: URL, options: Options<C>, onConnected: () => void) {
   const loss = new AbortController(); // aborted, it destroys the socket, whatever the broker does or fails to do
-  const lost = loss.signal;
-  const untilLost = new Promise<never>((_, reject) => lost.addEventListener('abort', () => reject(lost.reason)));
-  const untilStop = new Promise<undefined>((resolve) => { // off again with the connection: `stop` lives long
-    options.stop.addEventListener('abort', () => resolve(undefined), { signal: lost });
-  });
-  // RabbitMQ's own handshake_timeout. From the socket to the end of the set-up: any of it may wait for ever.
-  const limit = setTimeout(() => loss.abort(new Error('connect ETIMEDOUT')), 10_000);
+  const lose = (reason?: Error) => loss.abort(reason);
+  const lost = new Promise<never>((_, reject) => loss.signal.addEventListener('abort', () => reject(loss.signal.reason)));
+  // From the socket to the end of the set-up, any of which may never come: RabbitMQ's own handshake_timeout.
+  const limit = setTimeout(lose, 10_000, new Error('connect ETIMEDOUT'));
+  let close = async () => {}; // politely, once there is something to close
+  const onStop = () => close().catch(() => {}).then(() => lose());
+  options.stop.addEventListener('abort', onStop, { signal: loss.signal }); // off again with it: `stop` lives long
   try {
-    const opened = await Promise.race([untilLost, untilStop, open(url, address, options, loss)]);
+    close = await Promise.race([lost, open(url, options, lose, loss.signal)]);
     clearTimeout(limit);
-    if (!opened) return;
     onConnected();
-    await Promise.race([untilLost, untilStop]);
-    await Promise.race([untilLost, opened.finish?.()]);
-    // A frozen broker confirms no close. An unref'd timer would let Node end with the socket gone and nothing said.
-    await Promise.race([untilLost, opened.close(), pause(1_000, undefined, { signal: lost })]);
+    await lost;
   } finally {
     clearTimeout(limit);
-    loss.abort();
+    lose();
   }
 }
 
-/** Connects, opens the channel and sets it up. Whatever is lost from then on aborts `loss`. */
+/** Connects, opens the channel and sets it up. Resolves to what finishes the work in hand and closes both. */
 async function open<C extends amqp.Channel>(
-  url: URL, address: string, options: ConnectionOptions<C>, loss: AbortController,
-): Promise<{ finish: Finish | void; close: Finish }> {
+  url: URL, options: Options<C>, lose: (reason?: Error) => void, signal: AbortSignal,
+): Promise<() => Promise<void>> {
   const socketOptions: amqp.SocketOptions & { signal: AbortSignal } = {
     noDelay: true, // Nagle's algorithm would add 40 ms to each call.
     credentials: amqp.credentials.plain(decode(url.username), decode(url.password)), // amqplib decodes as Latin-1
     clientProperties: { connection_name: options.name },
-    signal: loss.signal,
+    signal,
   };
   const connection = await amqp.connect(url.href, socketOptions);
-  const lose = (reason?: Error) => loss.abort(reason);
   connection.on('error', lose).on('close', lose);
-  connection.on('blocked', (reason) => options.log(`${address} is blocking publishers: ${reason}.`));
-  connection.on('unblocked', () => options.log(`${address} is not blocking publishers any more.`));
+  connection.on('blocked', (reason) => options.log(`${nameOf(url)} is blocking publishers: ${reason}.`));
+  connection.on('unblocked', () => options.log(`${nameOf(url)} is not blocking publishers any more.`));
   const channel = await options.openChannel(connection);
-  channel.on('error', lose);
-  channel.on('cancel', () => lose(new Error('the broker cancelled the consumer')));
-  const finish = await options.setUp(channel, connection, loss.signal);
-  // The channel first: the connection's close overtakes what the channel has still to write.
-  return { finish, close: () => channel.close().then(() => connection.close()) };
+  channel.on('error', lose).on('cancel', () => lose(new Error('the broker cancelled the consumer')));
+  await options.setUp(channel, connection, signal);
+  return async () => {
+    await options.finish?.();
+    // The channel first: the connection's close overtakes what the channel has still to write.
+    const closed = channel.close().then(() => connection.close());
+    await Promise.race([closed, pause(1_000, undefined, { signal })]); // a frozen broker confirms no close
+  };
 }
 
 function parseUrl(given: string | undefined): URL {
@@ -135,28 +124,24 @@ function parseUrl(given: string | undefined): URL {
   return url;
 }
 
-interface Refusal {
-  text: string;
-  isFinal: boolean; // always; else only at the start, for later it may be an outage of what stands behind or before RabbitMQ
+const nameOf = (url: URL) =>
+  `RabbitMQ at ${url.hostname}:${Number(url.port) || (url.protocol === 'amqps:' ? 5671 : 5672)}`;
+
+/** A permission that is missing: it shows when something is declared, consumed or published. */
+function finalAlways({ message, code }: Error & { code?: unknown }): string | undefined {
+  if (code === 403 && !message.includes('in exclusive use')) return `it refuses permission: ${message}`;
 }
 
-/** What the broker or this side refuses, or undefined for what just went wrong. */
-function refusalOf({ message, code }: Error & { code?: unknown }, url: URL): Refusal | undefined {
-  const atTheStart = (text: string): Refusal => ({ text, isFinal: false });
-  const user = decode(url.username);
-  if (code === 403) { // a permission on the channel, which shows when something is declared, consumed or published
-    return message.includes('in exclusive use') ? undefined : { text: `refuses permission: ${message}`, isFinal: true };
-  }
-  if (/^Handshake terminated.*: 403/.test(message)) {
-    return atTheStart(`refuses user "${user}": wrong user name or password`);
-  }
+/** What may, later, be an outage of what stands behind the broker or before it. */
+function finalAtTheStart({ message, code }: Error & { code?: unknown }, url: URL): string | undefined {
+  const [user, vhost] = [decode(url.username), decode(url.pathname.slice(1)) || '/'];
+  if (/^Handshake terminated.*: 403/.test(message)) return `it refuses user "${user}": wrong user name or password`;
   if (message.startsWith('Expected ConnectionOpenOk; got <ConnectionClose')) { // amqplib does not say why
-    const vhost = decode(url.pathname.slice(1)) || '/';
-    return atTheStart(`does not open virtual host "${vhost}" to user "${user}": it is missing, closed to that user, or full`);
+    return `it does not open virtual host "${vhost}" to user "${user}": it is missing, closed to that user, or full`;
   }
   if (!/CERT|SIGNATURE|ISSUER|^ERR_(TLS|SSL)/.test(String(code))) return undefined;
   const hint = /SSL/.test(String(code)) ? '' : '. NODE_EXTRA_CA_CERTS names a file of the CAs to trust';
-  return atTheStart(`fails the TLS handshake: ${message.trim()} (${code})${hint}`);
+  return `it fails the TLS handshake: ${message.trim()} (${code})${hint}`;
 }
 
 function describeLoss(error: Error, reached: boolean): string {
@@ -170,14 +155,14 @@ function describeLoss(error: Error, reached: boolean): string {
  * closes. Never settles while the broker is frozen or blocks publishers.
  *
  * @returns its number of consumers and of messages that wait, or undefined if there is no such queue
- * @throws Error if the connection is lost; with the `code` 403 without a permission on the queue (RabbitMQ 4.2.6 and
- * later), 405 if it is exclusive to another program
+ * @throws Error if the connection is lost; with the `code` 403 without a permission on it, 405 if it is exclusive
  */
-export async function inspectQueue(connection: amqp.ChannelModel): Promise<amqp.Replies.AssertQueue | undefined> {
+export async function inspectQueue(connection: amqp.ChannelModel): Promise<amqp.Replies.AssertQueue | void> {
   const channel = await connection.createChannel();
   channel.on('error', () => {}); // checkQueue rejects with it
-  const ifMissing = (error: { code?: number }) => (error.code === 404 ? undefined : Promise.reject(error));
-  const queue = await channel.checkQueue(QUEUE).catch(ifMissing);
+  const queue = await channel.checkQueue(QUEUE).catch((error) => {
+    if (error.code !== 404) throw error;
+  });
   channel.close().catch(() => {}); // not awaited: it would never settle if the connection is lost meanwhile
   return queue;
 }
@@ -187,19 +172,14 @@ export function printable(text: string): string {
   return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`);
 }
 
-/**
- * Checks a number, or reads it from what was typed.
- *
- * @throws RangeError if it is not a whole number from `min` to `max`, or what was typed is not in digits
- */
-export function wholeNumber(name: string, given: number | string, [min, max]: readonly [number, number]): number {
+export const MAX_MS = 2_147_483_647; // of Node's timers: beyond, they fire at once
+
+/** Checks a number, or what was typed for one. @throws RangeError if it is not whole and from `min` to `max` */
+export function wholeNumber(name: string, given: number | string, min: number, max: number): number {
   const value = typeof given === 'number' || /^\d+$/.test(given) ? Number(given) : NaN;
   if (Number.isInteger(value) && value >= min && value <= max) return value;
   throw new RangeError(`${name} must be a whole number from ${min} to ${max}; got "${given}"`);
 }
-
-/** The milliseconds that a timer takes: Node's fire at once beyond. */
-export const MILLISECONDS = [1, 2_147_483_647] as const;
 
 // ---------------------------------------- For the scripts alone ----------------------------------------
 
