@@ -7,15 +7,18 @@ import { setTimeout as pause } from 'node:timers/promises';
 export const QUEUE = 'rpc_queue';
 
 export interface Options<Channel extends amqp.Channel> {
-  /** The broker's URL. @default AMQP_URL of the environment, or else amqp://guest:guest@localhost:5672 */
+  /** @default AMQP_URL of the environment, or else amqp://guest:guest@localhost:5672 */
   url?: string | undefined;
   name: string; // as the management UI shows it
   waitForBroker: boolean; // also where it is not there at first; one that was reached once is always waited for
   openChannel: (connection: amqp.ChannelModel) => Promise<Channel>;
-  /** Declares and consumes, on each new connection. `lost` is aborted as soon as that connection is given up. */
-  setUp: (channel: Channel, connection: amqp.ChannelModel, lost: AbortSignal) => Promise<void>;
-  finish?: () => Promise<unknown>; // the work in hand when `stop` is aborted, before channel and connection are closed
-  log: (line: string) => void; // takes a line when the broker is lost or blocks publishers, and when that is over
+  /**
+   * Declares and consumes, on each new connection; `lost` is aborted as soon as that is given up. May resolve to what
+   * finishes the work in hand when `stop` is aborted, before channel and connection are closed.
+   */
+  setUp: (channel: Channel, connection: amqp.ChannelModel, lost: AbortSignal) => Promise<void | (() => unknown)>;
+  /** Takes a line when the broker is lost or blocks publishers, and one when that is over. Must not throw. */
+  log: (line: string) => void;
   stop: AbortSignal;
 }
 
@@ -61,49 +64,46 @@ export async function keepConnected<C extends amqp.Channel>(options: Options<C>)
   }
 }
 
-/** Holds one connection. Rejects when it is lost, or closed since `stop` is aborted, or never there; with the reason. */
+/** Holds one connection. Rejects when it is lost, or was never there, or is closed since `stop` is aborted. */
 async function holdConnection<C extends amqp.Channel>(url: URL, options: Options<C>, onConnected: () => void) {
   const loss = new AbortController(); // aborted, it destroys the socket, whatever the broker does or fails to do
-  const lose = (reason?: Error) => loss.abort(reason);
-  const lost = new Promise<never>((_, reject) => loss.signal.addEventListener('abort', () => reject(loss.signal.reason)));
+  const { signal } = loss;
+  const lost = new Promise<never>((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
   // From the socket to the end of the set-up, any of which may never come: RabbitMQ's own handshake_timeout.
-  const limit = setTimeout(lose, 10_000, new Error('connect ETIMEDOUT'));
-  let close = async () => {}; // politely, once there is something to close
-  const onStop = () => close().catch(() => {}).then(() => lose());
-  options.stop.addEventListener('abort', onStop, { signal: loss.signal }); // off again with it: `stop` lives long
+  const limit = setTimeout(() => loss.abort(new Error('connect ETIMEDOUT')), 10_000);
+  let close = async () => {}; // politely, as soon as there is something to close
+  // Off again with the connection: `stop` lives long.
+  options.stop.addEventListener('abort', () => close().catch(() => {}).then(() => loss.abort()), { signal });
   try {
-    close = await Promise.race([lost, open(url, options, lose, loss.signal)]);
-    clearTimeout(limit);
+    close = await Promise.race([lost, open(url, options, loss)]).finally(() => clearTimeout(limit));
     onConnected();
     await lost;
   } finally {
-    clearTimeout(limit);
-    lose();
+    loss.abort();
   }
 }
 
 /** Connects, opens the channel and sets it up. Resolves to what finishes the work in hand and closes both. */
-async function open<C extends amqp.Channel>(
-  url: URL, options: Options<C>, lose: (reason?: Error) => void, signal: AbortSignal,
-): Promise<() => Promise<void>> {
+async function open<C extends amqp.Channel>(url: URL, options: Options<C>, loss: AbortController) {
   const socketOptions: amqp.SocketOptions & { signal: AbortSignal } = {
     noDelay: true, // Nagle's algorithm would add 40 ms to each call.
     credentials: amqp.credentials.plain(decode(url.username), decode(url.password)), // amqplib decodes as Latin-1
     clientProperties: { connection_name: options.name },
-    signal,
+    signal: loss.signal,
   };
   const connection = await amqp.connect(url.href, socketOptions);
+  const lose = (reason?: Error) => loss.abort(reason);
   connection.on('error', lose).on('close', lose);
   connection.on('blocked', (reason) => options.log(`${nameOf(url)} is blocking publishers: ${reason}.`));
   connection.on('unblocked', () => options.log(`${nameOf(url)} is not blocking publishers any more.`));
   const channel = await options.openChannel(connection);
   channel.on('error', lose).on('cancel', () => lose(new Error('the broker cancelled the consumer')));
-  await options.setUp(channel, connection, signal);
+  const finish = await options.setUp(channel, connection, loss.signal);
   return async () => {
-    await options.finish?.();
-    // The channel first: the connection's close overtakes what the channel has still to write.
+    await finish?.();
+    // The channel first: the connection's close overtakes what it has still to write. A frozen broker confirms neither.
     const closed = channel.close().then(() => connection.close());
-    await Promise.race([closed, pause(1_000, undefined, { signal })]); // a frozen broker confirms no close
+    await Promise.race([closed, pause(1_000, undefined, { signal: loss.signal })]);
   };
 }
 
@@ -112,8 +112,7 @@ function parseUrl(given: string | undefined): URL {
   const text = given ?? (process.env.AMQP_URL || 'amqp://localhost');
   const url = URL.canParse(text) ? new URL(text) : undefined;
   if (!url?.hostname) throw new Error(`${name} is not a URL such as amqp://user:password@host:5672/vhost`);
-  const { protocol } = url;
-  if (!/^amqps?:$/.test(protocol)) throw new Error(`${name} must begin with amqp:// or amqps://, not ${protocol}`);
+  if (!/^amqps?:$/.test(url.protocol)) throw new Error(`${name} must begin with amqp: or amqps:, not ${url.protocol}`);
   if (/@/.test(url.pathname + url.search + url.hash)) { // what looks like host, port or path may be the password
     throw new Error(`${name} holds an @ behind the host: write / ? # @ in user and password as %2F %3F %23 %40`);
   }
@@ -124,15 +123,14 @@ function parseUrl(given: string | undefined): URL {
   return url;
 }
 
-const nameOf = (url: URL) =>
-  `RabbitMQ at ${url.hostname}:${Number(url.port) || (url.protocol === 'amqps:' ? 5671 : 5672)}`;
+const nameOf = (url: URL) => `RabbitMQ at ${url.hostname}:${url.port || (url.protocol === 'amqps:' ? 5671 : 5672)}`;
 
-/** A permission that is missing: it shows when something is declared, consumed or published. */
+// A permission is missing: it shows when something is declared, consumed or published.
 function finalAlways({ message, code }: Error & { code?: unknown }): string | undefined {
   if (code === 403 && !message.includes('in exclusive use')) return `it refuses permission: ${message}`;
 }
 
-/** What may, later, be an outage of what stands behind the broker or before it. */
+// Later these may be an outage of what stands behind the broker, or before it.
 function finalAtTheStart({ message, code }: Error & { code?: unknown }, url: URL): string | undefined {
   const [user, vhost] = [decode(url.username), decode(url.pathname.slice(1)) || '/'];
   if (/^Handshake terminated.*: 403/.test(message)) return `it refuses user "${user}": wrong user name or password`;
@@ -157,25 +155,21 @@ function describeLoss(error: Error, reached: boolean): string {
  * @returns its number of consumers and of messages that wait, or undefined if there is no such queue
  * @throws Error if the connection is lost; with the `code` 403 without a permission on it, 405 if it is exclusive
  */
-export async function inspectQueue(connection: amqp.ChannelModel): Promise<amqp.Replies.AssertQueue | void> {
+export async function inspectQueue(connection: amqp.ChannelModel): Promise<amqp.Replies.AssertQueue | undefined> {
   const channel = await connection.createChannel();
   channel.on('error', () => {}); // checkQueue rejects with it
-  const queue = await channel.checkQueue(QUEUE).catch((error) => {
-    if (error.code !== 404) throw error;
-  });
+  const ifMissing = (error: { code?: number }) => (error.code === 404 ? undefined : Promise.reject(error));
+  const queue = await channel.checkQueue(QUEUE).catch(ifMissing);
   channel.close().catch(() => {}); // not awaited: it would never settle if the connection is lost meanwhile
   return queue;
 }
 
 /** Escapes what is no character to be seen (Unicode's category C, line separators) as \u{1b}; the rest stays. */
-export function printable(text: string): string {
-  return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`);
-}
+export const printable = (text: string): string =>
+  text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`);
 
-export const MAX_MS = 2_147_483_647; // of Node's timers: beyond, they fire at once
-
-/** Checks a number, or what was typed for one. @throws RangeError if it is not whole and from `min` to `max` */
-export function wholeNumber(name: string, given: number | string, min: number, max: number): number {
+/** @throws RangeError if it is not a whole number from `min` to `max`, by default Node's longest timer, in ms */
+export function wholeNumber(name: string, given: number | string, min: number, max = 2_147_483_647): number {
   const value = typeof given === 'number' || /^\d+$/.test(given) ? Number(given) : NaN;
   if (Number.isInteger(value) && value >= min && value <= max) return value;
   throw new RangeError(`${name} must be a whole number from ${min} to ${max}; got "${given}"`);
@@ -187,10 +181,12 @@ export function wholeNumber(name: string, given: number | string, min: number, m
 export const print = (line: string) => process.stdout.write(`${printable(line)}\n`);
 export const warn = (line: string) => process.stderr.write(` [!] ${printable(line)}\n`);
 
+const BROKER = "The environment's AMQP_URL names the broker (default amqp://guest:guest@localhost:5672).\n";
+
 /** Runs `main` with what `parse` makes of the command line. Wrong usage ends with status 2, all else with 1. */
 export async function run<T>(usage: string, parse: () => T, main: (commandLine: T) => Promise<void>): Promise<void> {
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => process.exit(1)); // nobody takes it
-  if (process.argv.includes('--help')) return void process.stdout.write(usage);
+  if (process.argv.includes('--help')) return void process.stdout.write(usage + BROKER);
   let commandLine: T | undefined;
   try {
     commandLine = parse();
@@ -198,6 +194,6 @@ export async function run<T>(usage: string, parse: () => T, main: (commandLine: 
   } catch (error) {
     warn((error as Error).message.replaceAll('\n', ' '));
     process.exitCode = commandLine ? 1 : 2;
-    if (!commandLine) process.stderr.write(usage);
+    if (!commandLine) process.stderr.write(usage + BROKER);
   }
 }

@@ -4,8 +4,7 @@ import type { ChannelModel, ConfirmChannel, ConsumeMessage } from 'amqplib';
 import { randomUUID } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { MAX_MS, QUEUE, inspectQueue, keepConnected, print, printable, run, warn, wholeNumber } from './connection';
-import type { Options } from './connection';
+import { QUEUE, inspectQueue, keepConnected, print, printable, run, warn, wholeNumber, Options } from './connection';
 import { CONTENT_TYPE, DEFAULT_ARGUMENT, readArgument, readResult, writeArgument, writeResult } from './fib';
 import type { Argument, Result } from './fib';
 
@@ -19,7 +18,7 @@ import type { Argument, Result } from './fib';
  */
 export class RpcClient {
   readonly #pending = new Map<string, Call>(); // by correlation id
-  readonly #log: (line: string) => void;
+  #log: (line: string) => void = () => {};
   readonly #stop = new AbortController();
   #stopped = Promise.resolve();
   #closedError: (() => RpcError) | undefined;
@@ -29,17 +28,12 @@ export class RpcClient {
   #looking: Promise<Look> | undefined;
   #nextLook: NodeJS.Timeout | undefined;
 
-  private constructor(log: (line: string) => void) {
-    this.#log = (line) => log(printable(line));
-  }
+  private constructor() {}
 
-  /**
-   * Connects to the broker and opens the reply queue, within ten seconds.
-   *
-   * @throws RpcError, its code CLOSED, if the URL is malformed, or the broker is not there or refuses the client
-   */
+  /** @throws RpcError, code CLOSED: the URL is malformed, the broker not there within 10 s, or it refuses the client */
   static connect({ url, log = () => {} }: RpcClientOptions = {}): Promise<RpcClient> {
-    const client = new RpcClient(log);
+    const client = new RpcClient();
+    client.#log = (line) => log(printable(line));
     return new Promise((resolve, reject) => {
       client.#stopped = keepConnected({
         url, name: 'rpc_client', waitForBroker: false, log: client.#log, stop: client.#stop.signal,
@@ -54,26 +48,28 @@ export class RpcClient {
     const { queue: replyQueue } = await channel.assertQueue('', { exclusive: true, durable: false });
     await channel.consume(replyQueue, (reply) => reply && this.#onReply(reply), { noAck: true });
     lost.throwIfAborted();
-    const hold = (reason = '') => (this.#held = { since: performance.now(), reason });
+    const hold = (reason = '') => {
+      this.#held = { since: performance.now(), reason };
+      void this.#watch();
+    };
     lost.addEventListener('abort', () => hold('the connection to the broker is lost'));
     connection.on('blocked', (reason) => hold(`the broker is blocking publishers (${reason})`));
-    connection.on('unblocked', () => (hold(), this.#watch()));
+    connection.on('unblocked', () => hold());
     channel.on('return', ({ properties }) => this.#onReturn(properties.correlationId));
     this.#link = { connection, channel, replyQueue };
     if (this.#held) hold(); // not on the first connection: a request may wait in the queue for its server
-    void this.#watch();
   }
 
   /**
    * Calls fib on a server. The call waits for a server where there is none, and for the broker where it is lost.
    *
    * @param timeout max time to wait for the reply, in milliseconds, 1 to 2,147,483,647
-   * @returns the result; rejects with an RpcError, whose `code` says why, or a RangeError for argument or timeout
+   * @throws RpcError, whose `code` says why; RangeError if argument or timeout is out of its range
    */
   call(argument: Argument, { timeout = 30_000 }: { timeout?: number } = {}): Promise<Result> {
     return new Promise((resolve, reject) => {
       const body = writeArgument(argument);
-      wholeNumber('timeout', timeout, 1, MAX_MS);
+      wholeNumber('timeout', timeout, 1);
       if (this.#closedError) throw this.#closedError();
       const id = randomUUID();
       const now = performance.now();
@@ -120,8 +116,7 @@ export class RpcClient {
   /** There is no rpc_queue. The call waits until there is one with a server, and so do those after it. */
   #onReturn(id: string): void {
     delete this.#pending.get(id)?.sentOn;
-    if (this.#held) return;
-    this.#held = { since: this.#silence.since };
+    this.#held ??= { since: this.#silence.since };
     this.#planLook(); // not at once: where the queue cannot be seen, the request would come and go without a pause
   }
 
@@ -130,22 +125,20 @@ export class RpcClient {
    * seen; and after a second without a reply, to say so, and again when the number of servers has changed.
    */
   async #watch(): Promise<void> {
-    clearTimeout(this.#nextLook);
-    const isNeeded = () => this.#pending.size > 0 && !this.#held?.reason;
+    if (this.#pending.size === 0 || this.#held?.reason) return;
     const silence = this.#silence;
     const isSilent = performance.now() - silence.since >= 1_000;
-    if (isNeeded() && (isSilent || this.#held)) {
+    if (isSilent || this.#held) {
       const { servers, text } = await this.#look();
-      if (isNeeded() && servers !== 0) {
-        this.#held = undefined;
-        for (const [id, call] of this.#pending) this.#send(id, call);
-      }
-      if (isNeeded() && isSilent && this.#silence === silence && silence.told !== servers) {
+      if (this.#pending.size === 0 || this.#held?.reason) return;
+      if (servers !== 0) this.#held = undefined;
+      for (const [id, call] of this.#pending) this.#send(id, call);
+      if (isSilent && this.#silence === silence && silence.told !== servers) {
         this.#log(`No reply for a second: ${text}`);
         silence.told = servers;
       }
     }
-    if (isNeeded()) this.#planLook();
+    this.#planLook();
   }
 
   /** Plans the next look: at each second without a reply, or while calls are held after a fifth of that time. */
@@ -162,13 +155,10 @@ export class RpcClient {
   }
 
   async #onDeadline(id: string, timeout: number): Promise<void> {
-    const noAnswer = pause(200, { text: 'the broker does not answer' }, { ref: false });
-    const { text } = await Promise.race([this.#look(), noAnswer]);
-    const what = `no reply within ${timeout} ms; ${this.#held?.reason || text}`;
-    this.#settle(id)?.reject(new RpcError('TIMEOUT', what));
+    const seen = await Promise.race([this.#look(), pause(200, { text: 'the broker does not answer' }, { ref: false })]);
+    this.#settle(id)?.reject(new RpcError('TIMEOUT', `no reply within ${timeout} ms; ${this.#held?.reason || seen.text}`));
   }
 
-  /** Takes the call off the list of those pending, if it is on it. */
   #settle(id: string): Call | undefined {
     const call = this.#pending.get(id);
     clearTimeout(call?.timer);
@@ -196,12 +186,11 @@ export class RpcClient {
 export type RpcClientOptions = Partial<Pick<Options<ConfirmChannel>, 'url' | 'log'>>;
 
 /**
- * Why a call has failed: no reply in time (TIMEOUT), the server reports an error or sends no result (SERVER), the broker
- * does not take the request (REFUSED), the client is closed or has lost its broker for good (CLOSED).
+ * Why a call has failed: no reply in time (TIMEOUT), an error of the server or a reply that is no result (SERVER), the
+ * broker does not take the request (REFUSED), the client is closed or has lost its broker for good (CLOSED).
  */
 export class RpcError extends Error {
   override readonly name = 'RpcError';
-
   constructor(readonly code: 'TIMEOUT' | 'SERVER' | 'REFUSED' | 'CLOSED', message: string, cause?: unknown) {
     super(printable(message), cause === undefined ? {} : { cause });
   }
@@ -215,21 +204,18 @@ interface Call {
   resolve: (value: Result) => void;
   reject: (error: Error) => void;
 }
-
 interface Look { servers: number | 'unknown'; text: string }
-
-const START_A_SERVER = 'start a server with: npx ts-node src/rpc_server.ts';
 const REFUSED = `the broker refuses the request: ${QUEUE} is full, or has no leader`;
 
 /** Takes as long as the broker is frozen. Never rejects. */
 async function lookAtQueue(connection: ChannelModel): Promise<Look> {
+  const count = (n: number, noun: string) => `${n} ${noun}${n === 1 ? '' : 's'}`;
   try {
     const queue = await inspectQueue(connection);
-    if (!queue) return { servers: 0, text: `there is no ${QUEUE}: ${START_A_SERVER}` };
-    const count = (n: number, noun: string) => `${n} ${noun}${n === 1 ? '' : 's'}`;
-    const { consumerCount: servers, messageCount } = queue;
-    const seen = `${QUEUE} has ${count(servers, 'server')} and ${count(messageCount, 'waiting request')}`;
-    return { servers, text: servers === 0 ? `${seen}: ${START_A_SERVER}` : seen };
+    const servers = queue?.consumerCount ?? 0;
+    const has = queue && `${QUEUE} has ${count(servers, 'server')} and ${count(queue.messageCount, 'waiting request')}`;
+    const text = has ?? `there is no ${QUEUE}`;
+    return { servers, text: servers > 0 ? text : `${text}: start a server with: npx ts-node src/rpc_server.ts` };
   } catch (error) {
     const { code, message } = error as Error & { code?: number };
     const reason = code === 403 ? 'it takes a permission on it, such as write' : message;
@@ -240,11 +226,8 @@ async function lookAtQueue(connection: ChannelModel): Promise<Look> {
 // ---------------------------------------- The script ----------------------------------------
 
 const USAGE = `Usage: npx ts-node src/rpc_client.ts [--timeout MS] [N ...]
-
 Asks the servers for fib(N), for each N at once; N is 0 to 1000000 (default 30).
   --timeout MS  wait for an answer for at most MS milliseconds, 1 to 2147483647 (default 30000)
-The environment's AMQP_URL names the broker (default amqp://guest:guest@localhost:5672).
-Exit status: 0 every call was answered, 1 one was not, 2 wrong usage
 `;
 
 function parseCommandLine() {
@@ -252,7 +235,7 @@ function parseCommandLine() {
   const { values, positionals } = parseArgs({ options, allowPositionals: true });
   const typed = positionals.join('') !== ''; // an empty argument alone is none, as in the tutorial
   const callArguments = typed ? positionals.map((text) => readArgument(Buffer.from(text))) : [DEFAULT_ARGUMENT];
-  return { callArguments, timeout: wholeNumber('--timeout', values.timeout, 1, MAX_MS) };
+  return { callArguments, timeout: wholeNumber('--timeout', values.timeout, 1) };
 }
 
 async function main({ callArguments, timeout }: ReturnType<typeof parseCommandLine>): Promise<void> {
