@@ -154,9 +154,9 @@ export class RpcClient {
     return (this.#looking ??= lookAtQueue(this.#link!.connection).finally(() => (this.#looking = undefined)));
   }
 
-  async #onDeadline(id: string, timeout: number): Promise<void> {
+  async #onDeadline(id: string, ms: number): Promise<void> {
     const seen = await Promise.race([this.#look(), pause(200, { text: 'the broker does not answer' }, { ref: false })]);
-    this.#settle(id)?.reject(new RpcError('TIMEOUT', `no reply within ${timeout} ms; ${this.#held?.reason || seen.text}`));
+    this.#settle(id)?.reject(new RpcError('TIMEOUT', `no reply within ${ms} ms; ${this.#held?.reason || seen.text}`));
   }
 
   #settle(id: string): Call | undefined {
