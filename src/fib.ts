@@ -1,14 +1,10 @@
 // The service: the function that is called, and how its argument and its result are written into a message and read
 // from one. A function of your own goes here, in place of fib, and no other file changes.
 
-/** n, a whole number from 0 to 1,000,000. */
-export type Argument = number;
-/** fib(n), of 208,988 digits at most. */
-export type Result = bigint;
-/** What the client asks for where the command line names nothing. */
-export const DEFAULT_ARGUMENT: Argument = 30;
-/** The AMQP property `content_type` of requests and results. */
-export const CONTENT_TYPE = 'text/plain';
+export type Argument = number; // n, a whole number from 0 to 1,000,000
+export type Result = bigint; // fib(n), of 208,988 digits at most
+export const DEFAULT_ARGUMENT: Argument = 30; // where the command line names nothing
+export const CONTENT_TYPE = 'text/plain'; // the AMQP property of requests and results
 
 const MAX_N = 1_000_000;
 const MAX_DIGITS = 208_988; // of fib(MAX_N)
@@ -34,11 +30,7 @@ export function fib(n: Argument): Result {
 /** @throws RangeError if n is not a whole number from 0 to 1,000,000 */
 export const writeArgument = (n: Argument): Buffer => Buffer.from(String(checkN(n)));
 
-/**
- * Reads what is typed at the client, and again what arrives at the server: n in decimal digits, 7 at most.
- *
- * @throws RangeError if it is anything else; the message names it, cut to 40 characters and escaped
- */
+/** Reads what is typed at the client, and what arrives at the server. @throws RangeError if it is not n, in 7 digits */
 export function readArgument(body: Buffer): Argument {
   const text = body.toString('utf8', 0, 50); // more is refused
   return checkN(/^\d{1,7}$/.test(text) ? Number(text) : NaN, text);

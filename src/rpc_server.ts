@@ -3,14 +3,13 @@
 import type { Channel, ConsumeMessage } from 'amqplib';
 import { setTimeout as pause } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { MILLISECONDS, QUEUE, inspectQueue, keepConnected, print, run, warn, wholeNumber } from './connection';
+import { QUEUE, inspectQueue, keepConnected, print, run, warn, wholeNumber } from './connection';
 import { CONTENT_TYPE, fib, readArgument, writeResult } from './fib';
 
 /** Serves until `stop` is aborted, and answers what it has in hand then. Rejects if the broker refuses it for good. */
-async function serve({ delay, prefetch }: CommandLine, stop: AbortSignal): Promise<void> {
+async function serve({ delay, prefetch }: ReturnType<typeof parseCommandLine>, stop: AbortSignal): Promise<void> {
   await keepConnected({
-    name: 'rpc_server',
-    waitForBroker: true,
+    name: 'rpc_server', waitForBroker: true, log: warn, stop,
     openChannel: (connection) => connection.createChannel(),
     setUp: async (channel, connection, lost) => {
       if (!(await inspectQueue(connection))) await channel.assertQueue(QUEUE, { durable: true }); // else used as it is
@@ -18,7 +17,7 @@ async function serve({ delay, prefetch }: CommandLine, stop: AbortSignal): Promi
       const inHand = new Set<Promise<void>>();
       const consuming = channel.consume(QUEUE, (request) => {
         if (!request || stop.aborted) return;
-        const answered = consuming.then(() => answer(channel, request, delay, lost)); // after the line below
+        const answered = consuming.then(() => answer(channel, request, delay, lost)); // after "Awaiting" is said
         inHand.add(answered);
         void answered.then(() => inHand.delete(answered));
       }, { noAck: false });
@@ -28,7 +27,6 @@ async function serve({ delay, prefetch }: CommandLine, stop: AbortSignal): Promi
       stop.addEventListener('abort', () => channel.cancel(consumerTag).catch(() => {}), { signal: lost });
       return () => Promise.all(inHand);
     },
-    log: warn, stop,
   });
 }
 
@@ -53,9 +51,8 @@ async function answer(channel: Channel, request: ConsumeMessage, delay: number, 
 async function compute({ content, properties }: ConsumeMessage, delay: number, lost: AbortSignal) {
   try {
     const argument = readArgument(content);
-    const call = `fib(${content})`;
-    if (!properties.replyTo) throw new Error(`${call} came without reply_to: there is nobody to answer`);
-    print(` [.] ${call}`);
+    if (!properties.replyTo) throw new Error(`fib(${content}) came without reply_to: there is nobody to answer`);
+    print(` [.] fib(${content})`);
     if (delay > 0) await pause(delay, undefined, { signal: lost });
     return { type: 'result', contentType: CONTENT_TYPE, body: writeResult(await fib(argument)) };
   } catch (error) {
@@ -68,26 +65,18 @@ async function compute({ content, properties }: ConsumeMessage, delay: number, l
 // ---------------------------------------- The script ----------------------------------------
 
 const USAGE = `Usage: npx ts-node src/rpc_server.ts [--delay MS] [--prefetch N]
-
 Answers the requests in ${QUEUE} until Ctrl-C.
   --delay MS    hold each request for MS milliseconds, 0 to 2147483647 (default 0): a stand-in for slow work
   --prefetch N  have N requests in hand at a time, 1 to 65535 (default 1): for work that waits, or is quick
-  --help        print this
-The environment's AMQP_URL names the broker (default amqp://guest:guest@localhost:5672).
 `;
-
-type CommandLine = ReturnType<typeof parseCommandLine>;
 
 function parseCommandLine() {
   const options = { delay: { type: 'string', default: '0' }, prefetch: { type: 'string', default: '1' } } as const;
-  const { values } = parseArgs({ options });
-  return {
-    delay: wholeNumber('--delay', values.delay, [0, MILLISECONDS[1]]),
-    prefetch: wholeNumber('--prefetch', values.prefetch, [1, 65_535]),
-  };
+  const { delay, prefetch } = parseArgs({ options }).values;
+  return { delay: wholeNumber('--delay', delay, 0), prefetch: wholeNumber('--prefetch', prefetch, 1, 65_535) };
 }
 
-async function main(commandLine: CommandLine): Promise<void> {
+async function main(commandLine: ReturnType<typeof parseCommandLine>): Promise<void> {
   const stop = new AbortController();
   let firstSignalAt: number | undefined; // in ms, on the clock of performance.now()
   const onSignal = () => {

@@ -30,15 +30,15 @@ async function measure(connections, faults, onSetUp) {
   console.log(line.accepted, heap() - begin);
 }
 
-measure(5000, { closing: true }).then(() => measure(200, {}, (line) => line.cut()));
+measure(2000, { closing: true }).then(() => measure(200, {}, (line) => line.cut()));
 `;
 
-test('5,000 attempts in vain and 200 lost connections leave the heap where it was', async () => {
+test('2,000 attempts in vain and 200 lost connections leave the heap where it was', async () => {
   const modules = [built('src/connection'), built('test/support/proxy')];
   const program = it.command(process.execPath, ['--expose-gc', '-e', PROGRAM, ...modules]);
-  expect(await program.exit(100_000)).toBe(0);
+  expect(await program.exit()).toBe(0);
   const [attempts, afterAttempts, losses, afterLosses] = program.stdout.match(/-?\d+/g)!.map(Number);
-  expect(attempts).toBeGreaterThanOrEqual(5_000);
+  expect(attempts).toBeGreaterThanOrEqual(2_000);
   expect(losses).toBeGreaterThanOrEqual(200);
   for (const bytes of [afterAttempts, afterLosses]) expect(bytes).toBeLessThan(2 ** 20);
 });

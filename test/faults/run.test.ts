@@ -1,15 +1,28 @@
 import { execFileSync } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import path from 'node:path';
 import { expect, test } from 'vitest';
-import { Command, ROOT, newFolder, until } from '../support/processes';
+import { answers } from '../support/broker';
+import { Command, newFolder, until } from '../support/processes';
+import { built } from '../support/suite';
 
-/** Runs a part of the tests, with its folder in a folder of ours. */
-function runTests(env: NodeJS.ProcessEnv) {
+// Starts what a run of the tests does, and stays until it is ended.
+const PROGRAM = `
+const [{ Broker }, { Command, runScript }, server] = [...process.argv.slice(1, 3).map(require), process.argv[3]];
+runScript(async () => {
+  const url = (await Broker.start()).url();
+  await new Command(process.execPath, [server], { ...process.env, AMQP_URL: url }).shows(/Awaiting/);
+  console.log(url);
+  return new Promise(() => {});
+});
+`;
+
+/** Runs that, with its folder in a folder of ours. */
+function start(env: NodeJS.ProcessEnv = {}) {
   const folder = newFolder('tmp');
-  const args = ['node_modules/vitest/vitest.mjs', 'run', 'faults/server'];
-  const run = new Command(process.execPath, args, {
-    ...process.env, RPC_RUN_FOLDER: undefined, TMPDIR: folder, NODE_DISABLE_COMPILE_CACHE: '1', ...env, // as npm test
+  const modules = ['test/support/broker', 'test/support/processes', 'src/rpc_server'].map(built);
+  const run = new Command(process.execPath, ['-e', PROGRAM, ...modules], {
+    ...process.env, RPC_RUN_FOLDER: undefined, TMPDIR: folder, ...env,
   });
   /** The programs of all processes that have this folder in their environment or arguments, but for the run itself. */
   const programs = () => {
@@ -20,19 +33,19 @@ function runTests(env: NodeJS.ProcessEnv) {
   return { folder, run, programs };
 }
 
-test('a run of the tests that is killed leaves no process, and so no port, and no file behind', async () => {
-  const { folder, run, programs } = runTests({});
-  await until('a server', () => programs().includes('noderpc_server.js') || !run.running, 120_000);
+test.each(['SIGKILL', 'SIGINT'] as const)('a run that ends by %s leaves no process, no port, no file', async (signal) => {
+  const { folder, run, programs } = start();
+  await run.shows(/amqp:/);
   expect(programs()).toEqual(expect.arrayContaining(['beam.smp', 'epmd', 'noderpc_server.js']));
-  run.kill('SIGKILL');
+  run.kill(signal);
   await until('the end of all processes', () => programs().length === 0);
   await until('an empty folder', () => readdirSync(folder).length === 0);
-  expect(existsSync(path.join(ROOT, 'erl_crash.dump'))).toBe(false);
+  expect(await answers(run.stdout.trim())).toBe(false);
 });
 
-test('a run of the tests whose set-up fails leaves no process and no file behind', async () => {
-  const { folder, run, programs } = runTests({ RABBITMQ_SERVER: '/bin/false' });
-  await run.shows(/did not start/, { deadline: 120_000 });
+test('a run whose set-up fails leaves no process and no file behind', async () => {
+  const { folder, run, programs } = start({ RABBITMQ_SERVER: '/bin/false' });
+  await run.shows(/did not start/);
   expect(await run.exit()).toBe(1);
   expect(programs()).toEqual([]);
   expect(readdirSync(folder)).toEqual([]);

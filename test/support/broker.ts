@@ -19,7 +19,7 @@ export function findCommand(name: string): string | undefined {
 
 /** Whether a broker lets us in at this URL. */
 export async function answers(url: string): Promise<boolean> {
-  const connection = await connect(url, { timeout: 5_000 }).catch(() => undefined);
+  const connection = await connect(url, { timeout: 60_000 }).catch(() => undefined);
   await connection?.close().catch(() => {});
   return connection !== undefined;
 }
@@ -92,7 +92,7 @@ export class Broker {
       const { running, stdout, stderr } = this.node;
       if (!running) throw new Error(`${command} did not start:\n${(stdout + stderr).slice(-2_000)}`);
       return answers(this.url());
-    }, 120_000);
+    });
     return this;
   }
 

@@ -58,7 +58,7 @@ function start(command: string, args: string[], env: NodeJS.ProcessEnv): ChildPr
 }
 
 /** Waits until `condition` returns something true, and returns that. Fails after `deadline` ms. */
-export async function until<T>(what: string, condition: () => Promise<T> | T, deadline = 30_000) {
+export async function until<T>(what: string, condition: () => Promise<T> | T, deadline = 300_000) {
   for (const end = Date.now() + deadline; ; await pause(20)) {
     const result = await condition();
     if (result) return result;
@@ -121,14 +121,14 @@ export class Command {
   readonly count = (pattern: RegExp) => count(this.stdout + this.stderr, pattern);
 
   /** Waits for the `times`th match of `pattern` in all output so far and to come. */
-  async shows(pattern: RegExp, { times = 1, deadline = 30_000 } = {}): Promise<void> {
+  async shows(pattern: RegExp, { times = 1, deadline = 300_000 } = {}): Promise<void> {
     const seen = () => this.count(pattern) >= times;
     await until(`${pattern}`, () => seen() || !this.running, deadline).catch(() => {});
     if (!seen()) throw new Error(`no ${pattern} (${times}) in:\n${this.stdout}${this.stderr}`);
   }
 
   /** Waits for the process to end, and returns its exit status, or the signal's name. */
-  async exit(deadline = 60_000): Promise<number | string> {
+  async exit(deadline = 300_000): Promise<number | string> {
     await until('exit', () => !this.running, deadline).catch(() => {
       throw new Error(`still running after ${deadline} ms:\n${this.stdout}${this.stderr}`);
     });

@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
 import { defineConfig } from 'vitest/config';
 
@@ -11,10 +12,10 @@ class Sequencer extends BaseSequencer {
 export default defineConfig({
   test: {
     pool: 'threads', // they end with the main process, however that ends
-    maxWorkers: 7, // tests wait more than they work
+    maxWorkers: 3 * availableParallelism(), // tests wait more than they work
     sequence: { sequencer: Sequencer },
-    testTimeout: 120_000,
-    hookTimeout: 180_000,
+    testTimeout: 900_000, // longer than anything in a test waits, which then says for what
+    hookTimeout: 900_000,
     unstubEnvs: true,
     watch: false, // the scripts are built once for a run
     cache: false,
