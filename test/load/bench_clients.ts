@@ -57,7 +57,7 @@ export async function benchClients(broker: Broker): Promise<string> {
     'kB of heap for each client', "kB of the broker's for each", 'channels opened meanwhile'];
   return table(head, rows.map(({ size, rates, medians, slow, memory, opened }) => {
     const each = memory.map((kB) => (size < 100 ? 'too few to tell' : digits(kB)));
-    return [size, spread(rates), ratio(rates, rows[TEN]!.rates), digits(median(medians)), digits(median(slow)),
+    return [digits(size), spread(rates), ratio(rates, rows[TEN]!.rates), digits(median(medians)), digits(median(slow)),
       ...each, opened || 'none'];
   }));
 }
@@ -118,7 +118,7 @@ export async function benchReturn(broker: Broker): Promise<string> {
   const head = ['clients', "seconds from the port's opening to the last answer", 'connections tried', 'calls failed'];
   return table(head, rows.map(({ size, outcomes }) => {
     const failed = outcomes.reduce((sum, outcome) => sum + outcome[2], 0);
-    return [size, ...[0, 1].map((i) => spread(outcomes.map((outcome) => outcome[i]!))), failed || 'none'];
+    return [digits(size), ...[0, 1].map((i) => spread(outcomes.map((outcome) => outcome[i]!))), failed || 'none'];
   }));
 }
 
