@@ -30,10 +30,11 @@ const steps = [...README.matchAll(/(.*)\n```console\n([^]*?)```/g)].flatMap(([, 
 });
 const [, name, program] = /save this as `(.*?)`.*\n```ts\n([^]*?)```/.exec(README)!;
 
-/** Without what npm says, and without what is another each time: which server it was. */
+/** Without what npm says, and what is another each time: which server it was, whether a late request is gone yet. */
 function toLines(output: string): string[] {
   const lines = output.split('\n').filter((line) => line.trim() && !/^(>|npm |demo )/.test(line));
-  return lines.map((line) => line.replace(/^server \d/, 'server'));
+  const late = (line: string) => (/no reply within/.test(line) ? line.replace(/\d waiting requests?/, 'waiting') : line);
+  return lines.map((line) => late(line).replace(/^server \d/, 'server'));
 }
 
 function expectShown(shown: string[], { stdout, stderr }: Command): void {
@@ -63,6 +64,7 @@ test('every command of the README, in its order, prints what is shown there', as
       else if (shown.length === 0) expect([command, await started.exit()]).toEqual([command, 0]);
       else await started.exit();
       if (shown.length > 0) expectShown(shown, started);
+      for (const [, line] of before.matchAll(/The server prints `(.*?)`/g)) expect(servers[0]!.stdout).toContain(line);
     }
     if (/rpc_server\.[jt]s/.test(command)) servers.push(...commands);
     if (/'abc'/.test(command)) await servers[0]!.shows(/Refused a request: .* got "abc"/);
