@@ -66,7 +66,8 @@ test('every command of the README, in its order, prints what is shown there', as
       if (shown.length > 0) expectShown(shown, started);
     }
     if (/rpc_server\.[jt]s/.test(command)) servers.push(...commands);
-    if (/The server prints ` \[\.] fib\(30\)`/.test(before)) await servers[0]!.shows(/^ \[\.] fib\(30\)$/m);
+    const inTurn = /The server prints `(.*?)`/.exec(before)?.[1]!.replace(/\W/g, '\\$&');
+    if (inTurn) await servers[0]!.shows(new RegExp(`^${inTurn}$`, 'm'));
     if (/'abc'/.test(command)) await servers[0]!.shows(/Refused a request: .* got "abc"/);
   }
   writeFileSync(path.join(folder, name!), program!);
