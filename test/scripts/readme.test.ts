@@ -30,10 +30,11 @@ const steps = [...README.matchAll(/(.*)\n```console\n([^]*?)```/g)].flatMap(([, 
 });
 const [, name, program] = /save this as `(.*?)`.*\n```ts\n([^]*?)```/.exec(README)!;
 
-/** Without what npm says, and without what is another each time: which server it was. */
+/** Without what npm says, and what is another each time: which server it was, whether a late request is gone yet. */
 function toLines(output: string): string[] {
   const lines = output.split('\n').filter((line) => line.trim() && !/^(>|npm |demo )/.test(line));
-  return lines.map((line) => line.replace(/^server \d/, 'server'));
+  const stable = (line: string) => line.replace(/^server \d/, 'server').replace(/(reply within .*) \d wait.*?:/, '$1:');
+  return lines.map(stable);
 }
 
 function expectShown(shown: string[], { stdout, stderr }: Command): void {
@@ -65,6 +66,8 @@ test('every command of the README, in its order, prints what is shown there', as
       if (shown.length > 0) expectShown(shown, started);
     }
     if (/rpc_server\.[jt]s/.test(command)) servers.push(...commands);
+    const inTurn = /The server prints `(.*?)`/.exec(before)?.[1]!.replace(/\W/g, '\\$&');
+    if (inTurn) await servers[0]!.shows(new RegExp(`^${inTurn}$`, 'm'));
     if (/'abc'/.test(command)) await servers[0]!.shows(/Refused a request: .* got "abc"/);
   }
   writeFileSync(path.join(folder, name!), program!);
