@@ -1,9 +1,12 @@
 // What bench, soak and cluster share.
 import { cpus } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { fib } from '../../src/fib';
 import type { RpcClient } from '../../src/rpc_client';
 import type { Broker } from '../support/broker';
+import { Command } from '../support/processes';
 
 /** How node starts the server. */
 export const SERVER = ['-r', 'ts-node/register', 'src/rpc_server.ts'];
@@ -26,6 +29,18 @@ export function shuffled<T>(values: readonly T[], random: () => number): T[] {
   const rest = [...values];
   return values.map(() => rest.splice(Math.floor(random() * rest.length), 1)[0]!);
 }
+
+/** Bytes that this process holds once its garbage is collected. */
+export function heapInUse(): number {
+  setFlagsFromString('--expose-gc');
+  runInNewContext('gc')();
+  const { heapUsed, external } = process.memoryUsage();
+  return heapUsed + external;
+}
+
+/** Bytes of memory that a process holds, its garbage with it. */
+export const rss = async ({ child }: Command) =>
+  Number((await new Command('ps', ['-o', 'rss=', '-p', String(child.pid)]).end()).stdout) * 1_024;
 
 /** Calls without end, and what became of them. */
 export class Calls {

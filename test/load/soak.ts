@@ -1,4 +1,5 @@
-// npm run soak -- [--calls N] [--seed S]: calls without end, while servers, broker and network fail and come back.
+// npm run soak -- [--calls N] [--seed S]: calls, while servers, broker and network fail and come back. It ends when
+// there were N calls at least, and each fault once at least.
 import { connect } from 'amqplib';
 import { setTimeout as pause } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
@@ -7,12 +8,14 @@ import { RpcClient } from '../../src/rpc_client';
 import { Broker } from '../support/broker';
 import { Command, generator, runScript, until } from '../support/processes';
 import { Proxy, type Direction, type Faults } from '../support/proxy';
-import { Calls, SERVER, page, shuffled, table } from './shared';
+import { Calls, SERVER, heapInUse, page, rss, shuffled, table } from './shared';
 
 const SERVERS = 4;
 const CLIENTS = 2;
 const IN_FLIGHT = 16; // for each client
 const TIMEOUT = 120_000; // of a call, in ms: no fault lasts as long
+const WARM_UP = 5_000; // calls, before memory is measured
+const MAX_GROWTH = 20; // MB in 100,000 calls, or in all of them if they are fewer
 
 interface Server { line: Proxy; process: Command }
 interface Victims { server: Server; line: Proxy } // the line of any server or client
@@ -60,16 +63,25 @@ function faultsOf(broker: Broker, random: () => number, startServer: (line: Prox
   ];
 }
 
-/** Deals out one fault after another, as cards are: each once before any comes again. Returns how often each came. */
-async function keepFailing(faults: Fault[], servers: Server[], lines: Proxy[], random: () => number, calls: Calls) {
+/**
+ * Deals out one fault after another, as cards are: each once before any comes again. Ends the calls when there were
+ * enough of them, and each fault has come. Returns how often each came.
+ */
+async function keepFailing(
+  faults: Fault[], servers: Server[], lines: Proxy[], random: () => number, calls: Calls, enough: number,
+): Promise<Record<string, number>> {
   const count: Record<string, number> = Object.fromEntries(faults.map(({ name }) => [name, 0]));
   for (;;) {
     for (const { name, do: begin, undo, lasts = 1_000 + random() * 1_000 } of shuffled(faults, random)) {
-      const victims = { server: shuffled(servers, random)[0]!, line: shuffled(lines, random)[0]! };
+      const server = shuffled(servers.slice(1), random)[0]!; // the first shows what a server holds after all its calls
+      const victims = { server, line: shuffled(lines, random)[0]! };
       await pause(random() * 2_000);
       const ended = servers.find(({ process }) => !process.running);
       if (ended) throw new Error(`A server has ended by itself:\n${ended.process.stderr}`);
-      if (calls.done === calls.total) return count;
+      if (calls.done >= enough && Object.values(count).every((times) => times > 0)) {
+        calls.total = 0;
+        return count;
+      }
       console.error(name);
       count[name]!++;
       await begin(victims);
@@ -78,6 +90,9 @@ async function keepFailing(faults: Fault[], servers: Server[], lines: Proxy[], r
     }
   }
 }
+
+/** MB of this process, which the clients are in, and of the server that is never killed. */
+const memoryOf = async ([first]: Server[]) => [heapInUse(), await rss(first!.process)].map((bytes) => bytes / 1e6);
 
 /** Whether every server consumes and every client is answered, within 15 s. */
 async function isBack(broker: Broker, clients: RpcClient[]): Promise<boolean> {
@@ -102,16 +117,25 @@ async function main(): Promise<number> {
   const servers = lines.slice(CLIENTS).map((line) => ({ line, process: startServer(line) }));
   await Promise.all(servers.map(({ process }) => process.shows(/Awaiting/)));
   const clients = await Promise.all(lines.slice(0, CLIENTS).map(({ url }) => RpcClient.connect({ url })));
-  const calls = new Calls(TIMEOUT, total);
+  const calls = new Calls(TIMEOUT);
   const calling = clients.map((client) => calls.keepCalling(client, IN_FLIGHT));
   const random = generator(seed); // for the faults alone: a seed gives them their order
-  const failing = keepFailing(faultsOf(broker, random, startServer), servers, lines, random, calls);
-  const [count] = await Promise.all([failing, ...calling]);
+  const faults = faultsOf(broker, random, startServer);
+  console.error(`It takes ${total} calls and each of ${faults.length} faults:`);
+  const failing = keepFailing(faults, servers, lines, random, calls, total);
+  const warm = until('calls', () => calls.done >= WARM_UP, 600_000).then(() => memoryOf(servers));
+  const [count, before] = await Promise.all([failing, warm, ...calling]);
   const back = await isBack(broker, clients);
+  const after = await memoryOf(servers);
+  const growth = Math.max(...after.map((MB, i) => MB - before[i]!)) / Math.max(1, (calls.done - WARM_UP) / 100_000);
   const end = ['at the end every server consumes, every client is answered', back ? 'yes' : 'no'];
   const outcomes = table(['calls', calls.done], [...calls.rows, end]);
-  console.log(await page(command, broker, outcomes, table(['fault', 'times'], Object.entries(count))));
-  return calls.allRight && back ? 0 : 1;
+  const names = ['clients (heap)', 'a server (RSS)'];
+  const sizes = names.map((name, i) => [name, before[i]!.toFixed(), after[i]!.toFixed()]);
+  const memory = table(['memory', `MB after ${WARM_UP} calls`, 'MB at the end'], sizes);
+  console.log(await page(command, broker, outcomes, memory, table(['fault', 'times'], Object.entries(count))));
+  if (growth > MAX_GROWTH) console.error(`Memory has grown by more than ${MAX_GROWTH} MB`);
+  return calls.allRight && back && growth <= MAX_GROWTH ? 0 : 1;
 }
 
 void runScript(main);
