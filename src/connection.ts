@@ -1,23 +1,23 @@
 // The one way to reach RabbitMQ: where it is, how it is asked, and what happens when it goes away. Then a look at the
 // queue and, below a line that says so, what only the two scripts need.
 import * as amqp from 'amqplib';
-import { unescape } from 'node:querystring';
+import { unescape as decode } from 'node:querystring';
 import { setTimeout as pause } from 'node:timers/promises';
 
 export const QUEUE = 'rpc_queue';
 
-export interface ConnectionOptions<Channel extends amqp.Channel> {
-  /** The broker's URL. @default AMQP_URL of the environment, or else amqp://guest:guest@localhost:5672 */
+export interface Options<Channel extends amqp.Channel> {
+  /** @default AMQP_URL of the environment, or else amqp://guest:guest@localhost:5672 */
   url?: string | undefined;
   name: string; // as the management UI shows it
-  /** Whether to wait for a broker that is not there at first. One that was reached once is always waited for. */
-  waitForBroker: boolean;
+  waitForBroker: boolean; // also where it is not there at first; one that was reached once is always waited for
   openChannel: (connection: amqp.ChannelModel) => Promise<Channel>;
-  /** Declares and consumes, on each new connection. `lost` is aborted as soon as that connection is given up. */
-  setUp: (channel: Channel, connection: amqp.ChannelModel, lost: AbortSignal) => Promise<void>;
-  /** Finishes what is in hand when `stop` is aborted, before channel and connection are closed. */
-  finish?: () => Promise<void>;
-  /** Takes a line when the broker cannot be reached or blocks publishers, and one when that is over. */
+  /**
+   * Declares and consumes, on each new connection; `lost` is aborted as soon as that is given up. May resolve to what
+   * finishes the work in hand when `stop` is aborted, before channel and connection are closed.
+   */
+  setUp: (channel: Channel, connection: amqp.ChannelModel, lost: AbortSignal) => Promise<void | (() => unknown)>;
+  /** Takes a line when the broker is lost or blocks publishers, and one when that is over. Must not throw. */
   log: (line: string) => void;
   stop: AbortSignal;
 }
@@ -26,37 +26,36 @@ export interface ConnectionOptions<Channel extends amqp.Channel> {
  * Keeps a connection to the broker until `stop` is aborted. Whatever is lost (the broker, the connection, the channel,
  * the consumer), there is one way back: say so, pause, connect and set up again. Closing takes a second at most.
  *
- * @throws Error if the URL is malformed; if the broker refuses what does not get better by waiting (user, virtual host,
- * permission), or its certificate is not trusted; if it is not there at first, unless `waitForBroker`. No message holds
- * the URL, which may hold a password.
+ * @throws Error if the URL is malformed or a permission is missing; as long as the broker was never reached, also if it
+ * refuses user or virtual host, if TLS fails, or if it is not there (unless `waitForBroker`). None shows the password.
  */
-export async function keepConnected<C extends amqp.Channel>(options: ConnectionOptions<C>): Promise<void> {
+export async function keepConnected<C extends amqp.Channel>(options: Options<C>): Promise<void> {
   const url = parseUrl(options.url);
-  const address = `RabbitMQ at ${url.hostname}:${Number(url.port) || (url.protocol === 'amqps:' ? 5671 : 5672)}`;
   let reached = false; // at least once
-  let saidToBeAway = false;
+  let said: 'away' | 'refusing' | undefined;
   let attemptsInVain = 0;
   while (!options.stop.aborted) {
-    let connectedAt = Infinity; // in milliseconds, on the clock of performance.now()
+    let connectedAt: number | undefined; // in ms, on the clock of performance.now()
     const onConnected = () => {
       connectedAt = performance.now();
       reached = true;
-      if (saidToBeAway) options.log(`Connected to ${address}.`);
-      saidToBeAway = false;
+      if (said) options.log(`Connected to ${nameOf(url)}.`);
+      said = undefined;
     };
     try {
-      await holdConnection(url, address, options, onConnected);
+      await holdConnection(url, options, onConnected);
     } catch (error) {
       if (options.stop.aborted) return;
-      const refused = refusal(error as Error, url, reached);
-      if (refused) throw new Error(`${address} ${refused}`);
-      const problem = describeLoss(error as Error, address, reached);
-      if (!reached && !options.waitForBroker) throw new Error(problem);
+      const always = finalAlways(error as Error);
+      const refusal = always ?? finalAtTheStart(error as Error, url);
+      const reason = refusal ?? describeLoss(error as Error, reached);
+      const problem = `${reached ? 'Lost the connection to' : 'Cannot reach'} ${nameOf(url)}: ${reason}`;
+      if (always || (!reached && (refusal || !options.waitForBroker))) throw new Error(problem, { cause: error });
       // A connection that comes and goes is no better than none: the pauses grow on, the lines stay rare.
-      if (performance.now() - connectedAt >= 5_000) attemptsInVain = 0;
-      if (attemptsInVain % 30 === 0) { // about once a minute
-        options.log(printable(`${problem}. Trying again until it is there.`));
-        saidToBeAway = true;
+      if (connectedAt !== undefined && performance.now() - connectedAt >= 5_000) attemptsInVain = 0;
+      if (attemptsInVain % 30 === 0 || (refusal && said !== 'refusing')) { // about once a minute
+        options.log(`${problem}. Trying again until it is there.`);
+        said = refusal ? 'refusing' : 'away';
       }
       attemptsInVain++;
       const delay = Math.min(2_000, 50 * 2 ** attemptsInVain) * (0.75 + Math.random() / 2); // not all clients at once
@@ -65,42 +64,47 @@ export async function keepConnected<C extends amqp.Channel>(options: ConnectionO
   }
 }
 
-/** Holds one connection until `stop` is aborted. Rejects with the reason when it is lost before, or never there. */
-async function holdConnection<C extends amqp.Channel>(
-  url: URL, address: string, options: ConnectionOptions<C>, onConnected: () => void,
-): Promise<void> {
-  const socket = new AbortController(); // aborted, it destroys the socket, whatever the broker does or fails to do
-  const { signal } = socket;
-  const lose = (reason?: Error) => socket.abort(reason);
+/** Holds one connection. Rejects when it is lost, or was never there, or is closed since `stop` is aborted. */
+async function holdConnection<C extends amqp.Channel>(url: URL, options: Options<C>, onConnected: () => void) {
+  const loss = new AbortController(); // aborted, it destroys the socket, whatever the broker does or fails to do
+  const { signal } = loss;
   const lost = new Promise<never>((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
-  const late = setTimeout(lose, 5_000, new Error('connect ETIMEDOUT'));
-  signal.addEventListener('abort', () => clearTimeout(late));
-  let onStop = () => lose(new Error('stopped before it was connected'));
-  options.stop.addEventListener('abort', () => onStop(), { signal }); // off again with the socket: `stop` lives long
+  // From the socket to the end of the set-up, any of which may never come: RabbitMQ's own handshake_timeout.
+  const limit = setTimeout(() => loss.abort(new Error('connect ETIMEDOUT')), 10_000);
+  let close = async () => {}; // politely, as soon as there is something to close
+  // Off again with the connection: `stop` lives long.
+  options.stop.addEventListener('abort', () => close().catch(() => {}).then(() => loss.abort()), { signal });
+  try {
+    close = await Promise.race([lost, open(url, options, loss)]).finally(() => clearTimeout(limit));
+    onConnected();
+    await lost;
+  } finally {
+    loss.abort();
+  }
+}
+
+/** Connects, opens the channel and sets it up. Resolves to what finishes the work in hand and closes both. */
+async function open<C extends amqp.Channel>(url: URL, options: Options<C>, loss: AbortController) {
   const socketOptions: amqp.SocketOptions & { signal: AbortSignal } = {
     noDelay: true, // Nagle's algorithm would add 40 ms to each call.
-    credentials: amqp.credentials.plain(unescape(url.username), unescape(url.password)), // amqplib decodes as Latin-1
+    credentials: amqp.credentials.plain(decode(url.username), decode(url.password)), // amqplib decodes as Latin-1
     clientProperties: { connection_name: options.name },
-    signal,
+    signal: loss.signal,
   };
-  const connectAndServe = async () => {
-    const connection = await amqp.connect(url.href, socketOptions);
-    clearTimeout(late);
-    connection.on('error', lose).on('close', lose);
-    connection.on('blocked', (reason) => options.log(printable(`${address} is blocking publishers: ${reason}.`)));
-    connection.on('unblocked', () => options.log(`${address} is not blocking publishers any more.`));
-    const channel = await options.openChannel(connection);
-    channel.on('error', lose);
-    channel.on('cancel', () => lose(new Error('the broker cancelled the consumer: its queue is gone')));
-    await options.setUp(channel, connection, signal);
-    onConnected();
-    await new Promise<void>((resolve) => (onStop = resolve)); // from here on, a stop closes politely
-    await options.finish?.();
-    // The channel first: the connection's close overtakes what the channel has still to write.
+  const connection = await amqp.connect(url.href, socketOptions);
+  const lose = (reason?: Error) => loss.abort(reason);
+  connection.on('error', lose).on('close', lose);
+  connection.on('blocked', (reason) => options.log(`${nameOf(url)} is blocking publishers: ${reason}.`));
+  connection.on('unblocked', () => options.log(`${nameOf(url)} is not blocking publishers any more.`));
+  const channel = await options.openChannel(connection);
+  channel.on('error', lose).on('cancel', () => lose(new Error('the broker cancelled the consumer')));
+  const finish = await options.setUp(channel, connection, loss.signal);
+  return async () => {
+    await finish?.();
+    // The channel first: the connection's close overtakes what it has still to write. A frozen broker confirms neither.
     const closed = channel.close().then(() => connection.close());
-    await Promise.race([closed, pause(1_000, undefined, { signal })]); // a frozen broker confirms no close
+    await Promise.race([closed, pause(1_000, undefined, { signal: loss.signal })]);
   };
-  await Promise.race([lost, connectAndServe()]).finally(() => socket.abort());
 }
 
 function parseUrl(given: string | undefined): URL {
@@ -108,8 +112,7 @@ function parseUrl(given: string | undefined): URL {
   const text = given ?? (process.env.AMQP_URL || 'amqp://localhost');
   const url = URL.canParse(text) ? new URL(text) : undefined;
   if (!url?.hostname) throw new Error(`${name} is not a URL such as amqp://user:password@host:5672/vhost`);
-  const { protocol } = url;
-  if (!/^amqps?:$/.test(protocol)) throw new Error(`${name} must begin with amqp:// or amqps://, not ${protocol}`);
+  if (!/^amqps?:$/.test(url.protocol)) throw new Error(`${name} must begin with amqp: or amqps:, not ${url.protocol}`);
   if (/@/.test(url.pathname + url.search + url.hash)) { // what looks like host, port or path may be the password
     throw new Error(`${name} holds an @ behind the host: write / ? # @ in user and password as %2F %3F %23 %40`);
   }
@@ -120,27 +123,29 @@ function parseUrl(given: string | undefined): URL {
   return url;
 }
 
-/** What the broker or this side refuses for good, or undefined for what may get better by waiting. */
-function refusal({ message, code }: Error & { code?: unknown }, url: URL, reached: boolean): string | undefined {
-  const user = unescape(url.username);
-  if (/^Handshake terminated.*: 403/.test(message)) return `refuses user "${user}": wrong user name or password`;
-  if (code === 403 && !message.includes('in exclusive use')) return `refuses permission: ${message}`;
-  if (reached) return undefined; // a virtual host, a certificate, TLS: what was there once may be on its way back
+const nameOf = (url: URL) => `RabbitMQ at ${url.hostname}:${url.port || (url.protocol === 'amqps:' ? 5671 : 5672)}`;
+
+// A permission is missing: it shows when something is declared, consumed or published.
+function finalAlways({ message, code }: Error & { code?: unknown }): string | undefined {
+  if (code === 403 && !message.includes('in exclusive use')) return `it refuses permission: ${message}`;
+}
+
+// Later these may be an outage of what stands behind the broker, or before it.
+function finalAtTheStart({ message, code }: Error & { code?: unknown }, url: URL): string | undefined {
+  const [user, vhost] = [decode(url.username), decode(url.pathname.slice(1)) || '/'];
+  if (/^Handshake terminated.*: 403/.test(message)) return `it refuses user "${user}": wrong user name or password`;
   if (message.startsWith('Expected ConnectionOpenOk; got <ConnectionClose')) { // amqplib does not say why
-    const vhost = unescape(url.pathname.slice(1)) || '/';
-    return `does not open virtual host "${vhost}" to user "${user}": it is missing, closed to that user, or full`;
+    return `it does not open virtual host "${vhost}" to user "${user}": it is missing, closed to that user, or full`;
   }
   if (!/CERT|SIGNATURE|ISSUER|^ERR_(TLS|SSL)/.test(String(code))) return undefined;
   const hint = /SSL/.test(String(code)) ? '' : '. NODE_EXTRA_CA_CERTS names a file of the CAs to trust';
-  return `fails the TLS handshake: ${message.trim()} (${code})${hint}`;
+  return `it fails the TLS handshake: ${message.trim()} (${code})${hint}`;
 }
 
-function describeLoss(error: Error, address: string, reached: boolean): string {
+function describeLoss(error: Error, reached: boolean): string {
   // A name with two addresses that both refuse makes an AggregateError without a message.
   const { message, code } = error instanceof AggregateError ? error.errors[0] : (error as NodeJS.ErrnoException);
-  if (reached) return `Lost the connection to ${address}: ${message}`;
-  const hint = code === 'ECONNREFUSED' ? '. Start one with: npm run broker' : '';
-  return `Cannot reach ${address}: ${message}${hint}`;
+  return code === 'ECONNREFUSED' && !reached ? `${message}. Start one with: npm run broker` : message;
 }
 
 /**
@@ -148,6 +153,7 @@ function describeLoss(error: Error, address: string, reached: boolean): string {
  * closes. Never settles while the broker is frozen or blocks publishers.
  *
  * @returns its number of consumers and of messages that wait, or undefined if there is no such queue
+ * @throws Error if the connection is lost; with the `code` 403 without a permission on it, 405 if it is exclusive
  */
 export async function inspectQueue(connection: amqp.ChannelModel): Promise<amqp.Replies.AssertQueue | undefined> {
   const channel = await connection.createChannel();
@@ -159,14 +165,14 @@ export async function inspectQueue(connection: amqp.ChannelModel): Promise<amqp.
 }
 
 /** Escapes what is no character to be seen (Unicode's category C, line separators) as \u{1b}; the rest stays. */
-export function printable(text: string): string {
-  return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`);
-}
+export const printable = (text: string): string =>
+  text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`);
 
-/** @throws RangeError if it is not a whole number in digits, from `min` to 2,147,483,647: Node's timers end there */
-export function parseMilliseconds(option: string, text: string, min: number): number {
-  if (/^\d{1,10}$/.test(text) && Number(text) >= min && Number(text) <= 2_147_483_647) return Number(text);
-  throw new RangeError(`${option} must be a whole number of milliseconds from ${min} to 2147483647; got "${text}"`);
+/** @throws RangeError if it is not a whole number from `min` to `max`, by default Node's longest timer, in ms */
+export function wholeNumber(name: string, given: number | string, min: number, max = 2_147_483_647): number {
+  const value = typeof given === 'number' || /^\d+$/.test(given) ? Number(given) : NaN;
+  if (Number.isInteger(value) && value >= min && value <= max) return value;
+  throw new RangeError(`${name} must be a whole number from ${min} to ${max}; got "${given}"`);
 }
 
 // ---------------------------------------- For the scripts alone ----------------------------------------
@@ -175,28 +181,19 @@ export function parseMilliseconds(option: string, text: string, min: number): nu
 export const print = (line: string) => process.stdout.write(`${printable(line)}\n`);
 export const warn = (line: string) => process.stderr.write(` [!] ${printable(line)}\n`);
 
-/**
- * Runs `main` with what `parse` makes of the command line. What `parse` throws is wrong usage, status 2; what `main`
- * throws is status 1, and so is output that nobody takes any more: `stop` is aborted then.
- */
-export async function run<T>(
-  usage: string, parse: () => T, main: (commandLine: T, stop: AbortController) => Promise<void>,
-): Promise<void> {
-  const stop = new AbortController();
-  const onOutputLost = () => {
-    process.exitCode = 1;
-    stop.abort();
-  };
-  for (const stream of [process.stdout, process.stderr]) stream.on('error', onOutputLost);
-  if (process.argv.includes('--help')) return void process.stdout.write(usage);
-  let status = 2;
+const BROKER = "The environment's AMQP_URL names the broker (default amqp://guest:guest@localhost:5672).\n";
+
+/** Runs `main` with what `parse` makes of the command line. Wrong usage ends with status 2, all else with 1. */
+export async function run<T>(usage: string, parse: () => T, main: (commandLine: T) => Promise<void>): Promise<void> {
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => process.exit(1)); // nobody takes it
+  if (process.argv.includes('--help')) return void process.stdout.write(usage + BROKER);
+  let commandLine: T | undefined;
   try {
-    const commandLine = parse();
-    status = 1;
-    await main(commandLine, stop);
+    commandLine = parse();
+    await main(commandLine);
   } catch (error) {
     warn((error as Error).message.replaceAll('\n', ' '));
-    if (status === 2) process.stderr.write(usage);
-    process.exitCode = status;
+    process.exitCode = commandLine ? 1 : 2;
+    if (!commandLine) process.stderr.write(usage + BROKER);
   }
 }

@@ -1,14 +1,10 @@
 // The service: the function that is called, and how its argument and its result are written into a message and read
 // from one. A function of your own goes here, in place of fib, and no other file changes.
 
-/** n, a whole number from 0 to 1,000,000. */
-export type Argument = number;
-/** fib(n), of 208,988 digits at most. */
-export type Result = bigint;
-/** What the client asks for where the command line names nothing. */
-export const DEFAULT_ARGUMENT: Argument = 30;
-/** The AMQP property `content_type` of requests and results. */
-export const CONTENT_TYPE = 'text/plain';
+export type Argument = number; // n, a whole number from 0 to 1,000,000
+export type Result = bigint; // fib(n), of 208,988 digits at most
+export const DEFAULT_ARGUMENT: Argument = 30; // where the command line names nothing
+export const CONTENT_TYPE = 'text/plain'; // the AMQP property of requests and results
 
 const MAX_N = 1_000_000;
 const MAX_DIGITS = 208_988; // of fib(MAX_N)
@@ -22,7 +18,7 @@ const MAX_DIGITS = 208_988; // of fib(MAX_N)
  * @throws RangeError if n is not a whole number from 0 to 1,000,000
  */
 export function fib(n: Argument): Result {
-  const bits = parseN(String(n)).toString(2);
+  const bits = checkN(n).toString(2);
   let [a, b] = [0n, 1n]; // fib(k) and fib(k+1), from k = 0
   for (const bit of bits) {
     [a, b] = [a * (2n * b - a), a * a + b * b];
@@ -32,14 +28,13 @@ export function fib(n: Argument): Result {
 }
 
 /** @throws RangeError if n is not a whole number from 0 to 1,000,000 */
-export const writeArgument = (n: Argument): Buffer => Buffer.from(String(parseN(String(n))));
+export const writeArgument = (n: Argument): Buffer => Buffer.from(String(checkN(n)));
 
-/**
- * Reads what is typed at the client, and again what arrives at the server: n in decimal digits, 7 at most.
- *
- * @throws RangeError if it is anything else; the message names it, cut to 40 characters and escaped
- */
-export const readArgument = (body: Buffer): Argument => parseN(body.toString('utf8', 0, 50)); // more is refused
+/** Reads what is typed at the client, and what arrives at the server. @throws RangeError if it is not n, in 7 digits */
+export function readArgument(body: Buffer): Argument {
+  const text = body.toString('utf8', 0, 50); // more is refused
+  return checkN(/^\d{1,7}$/.test(text) ? Number(text) : NaN, text);
+}
 
 export const writeResult = (value: Result): Buffer => Buffer.from(value.toString());
 
@@ -51,8 +46,8 @@ export function readResult(body: Buffer): Result {
   throw new Error(`the reply is not a number: it begins with ${beginning} and has ${body.length} bytes`);
 }
 
-function parseN(text: string): number {
-  if (/^\d{1,7}$/.test(text) && Number(text) <= MAX_N) return Number(text);
-  const shown = JSON.stringify(text.length > 40 ? `${text.slice(0, 40)}…` : text);
+function checkN(n: number, given = String(n)): number {
+  if (Number.isInteger(n) && n >= 0 && n <= MAX_N) return n;
+  const shown = JSON.stringify(given.length > 40 ? `${given.slice(0, 40)}…` : given);
   throw new RangeError(`n must be a whole number from 0 to ${MAX_N}, in digits; got ${shown}`);
 }

@@ -43,7 +43,7 @@ test('a broker that blocks publishers is said to, calls end at their deadline, a
   const server = await it.server();
   const { client, log } = await it.rpcClient();
   await blocking(async () => {
-    const message = 'no reply within 1000 ms; when last seen, the broker is blocking publishers (low on memory)';
+    const message = 'no reply within 1000 ms; the broker is blocking publishers (low on memory)';
     await expect(client.call(30, { timeout: 1_000 })).rejects.toThrow(message);
     expect(log.join('\n')).toMatch(/RabbitMQ at 127\.0\.0\.1:\d+ is blocking publishers: low on memory/);
     await expect(client.call(7, { timeout: 300 })).rejects.toThrow('no reply within 300 ms');

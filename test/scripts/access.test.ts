@@ -32,9 +32,9 @@ async function expectAnswer(url: string): Promise<void> {
 
 const AT = `amqp://guest:${PASSWORD}@`;
 const REFUSALS: [string, RegExp, () => string | Promise<string>][] = [
-  ['a wrong password', /^ \[!\] RabbitMQ at 127\.0\.0\.1:\d+ refuses user "guest": wrong user name or password/,
+  ['a wrong password', /^ \[!\] Cannot reach RabbitMQ at 127\.0\.0\.1:\d+: it refuses user "guest": wrong user name or password/,
     () => it.broker.url(it.vhost, `guest:${PASSWORD}`)],
-  ['an unknown virtual host', /^ \[!\] RabbitMQ at \S+ does not open virtual host "no such" to user "guest"/,
+  ['an unknown virtual host', /^ \[!\] Cannot reach RabbitMQ at \S+: it does not open virtual host "no such" to user "guest"/,
     () => it.broker.url('no such')],
   ['a virtual host closed to the user', /does not open virtual host "test \S+" to user "user\d+"/, () => user()],
   ['no URL', /AMQP_URL is not a URL such as/, () => `localhost ${PASSWORD}`],
@@ -67,14 +67,14 @@ test('a server that may not read rpc_queue says so', async () => {
 
 test('a client that may not write to amq.default says so', async () => {
   await it.server();
-  const message = /fib\(30\): RabbitMQ at \S+ refuses permission: .*'amq\.default' in vhost 'test \S+' refused/;
+  const message = /fib\(30\): Lost the connection to RabbitMQ at \S+: it refuses permission: .*'amq\.default' in vhost 'test \S+' refused/;
   await expectRefused('rpc_client', await user('.*', 'nothing', '.*'), message);
 });
 
 test('a server that may not write to amq.default says so, and leaves the request to another', async () => {
   const server = await it.serverAt(await user('.*', 'nothing', '.*'));
   const client = it.client();
-  const message = /^ \[!\] RabbitMQ at \S+ refuses permission: .*'amq\.default'/;
+  const message = /^ \[!\] Lost the connection to RabbitMQ at \S+: it refuses permission: .*'amq\.default'/;
   expect(await server.end()).toMatchObject({ status: 1, stderr: expect.stringMatching(message) });
   await it.server();
   expect(await client.exit()).toBe(0);
@@ -93,7 +93,7 @@ test('amqps works with NODE_EXTRA_CA_CERTS; a wrong certificate, or another name
   await until('two attempts', () => line.accepted >= 3);
   line.target.port = String(port);
   await server.shows(/Awaiting/, { times: 2 });
-  const untrusted = /^ \[!\] RabbitMQ at localhost:\d+ fails the TLS handshake: .*certificate.*NODE_EXTRA_CA_CERTS/;
+  const untrusted = /^ \[!\] Cannot reach RabbitMQ at localhost:\d+: it fails the TLS handshake: .*certificate.*NODE_EXTRA_CA_CERTS/;
   for (const script of SCRIPTS) await expectRefused(script, tlsUrl('localhost'), untrusted);
   await expectRefused('rpc_client', tlsUrl('127.0.0.1'), /fails the TLS handshake: .*ERR_TLS_CERT_ALTNAME_INVALID/, CA);
   await expectRefused('rpc_client', it.url.replace('amqp:', 'amqps:'), /fails the TLS handshake: .*ERR_SSL_/);

@@ -13,9 +13,8 @@ test('refuses a bad n and a bad timeout, and sends nothing', async () => {
     await expect(client.call(n)).rejects.toThrow(RangeError);
   }
   for (const timeout of [0, -1, 1.5, NaN, Infinity, 2 ** 31]) {
-    const message = `timeout must be a whole number of milliseconds from 1 to 2147483647; got "${timeout}"`;
+    const message = `timeout must be a whole number from 1 to 2147483647; got "${timeout}"`;
     await expect(client.call(1, { timeout })).rejects.toThrow(message);
-    await expect(RpcClient.connect({ timeout })).rejects.toThrow(RangeError);
   }
   await client.close();
   await it.queueHas({ messageCount: 0 });
@@ -67,12 +66,13 @@ test.each([
 
 test('says of a late call what the queue looks like now, not what it looked like once', async () => {
   const { client } = await it.rpcClient();
-  await expect(client.call(30)).rejects.toThrow('there is no rpc_queue');
+  const missing = 'no reply within 300 ms; there is no rpc_queue: start a server with: ';
+  await expect(client.call(30, { timeout: 300 })).rejects.toThrow(missing);
   const channel = await it.peerServer(() => {});
   const [soon, later] = [300, 1_150].map((timeout) => messageOf(client.call(30, { timeout })));
-  expect(await soon).toContain('when last seen, rpc_queue has 1 server');
+  expect(await soon).toContain('rpc_queue has 1 server');
   await channel.close();
-  expect(await later).toContain('when last seen, rpc_queue has 0 servers');
+  expect(await later).toContain('rpc_queue has 0 servers');
 });
 
 test('rejects a call that the broker refuses, since the queue is full', async () => {

@@ -7,7 +7,7 @@ const it = suite();
 const NO_BROKER = 'amqp://localhost:1';
 
 const USAGES = {
-  rpc_server: /^Usage: npx ts-node src\/rpc_server.ts \[--delay MS\]\n[^]*default 0[^]*guest@localhost:5672/,
+  rpc_server: /^Usage: npx ts-node src\/rpc_server.ts \[--delay MS\] \[--prefetch N\]\n[^]*default 0[^]*default 1[^]*guest@localhost:5672/,
   rpc_client: /^Usage: npx ts-node src\/rpc_client.ts \[--timeout MS\] \[N \.\.\.\]\n[^]*default 30\)[^]*default 30000/,
 };
 
@@ -20,7 +20,8 @@ const WRONG: Record<Script, [string[], string][]> = {
   rpc_server: [
     [['--delay', '-1'], '--delay'], [['--delay=-1'], '"-1"'], [['--delay', '1.5'], '"1.5"'], [['--delay', ''], '""'],
     [['--delay', '2147483648'], '"2147483648"'], [['--delay'], '--delay'], [['30'], "'30'"],
-    [['--dealy', '3'], '--dealy'], [['--\u001b[31m'], '\\u{1b}[31m'],
+    [['--dealy', '3'], '--dealy'], [['--prefetch', '0'], '"0"'], [['--prefetch', '65536'], '"65536"'],
+    [['--prefetch', 'x'], '"x"'], [['--\u001b[31m'], '\\u{1b}[31m'],
   ],
   rpc_client: [
     [['abc'], '"abc"'], [['1', '1000001'], '"1000001"'], [['-5'], "'-5'"], [['--', '-5'], '"-5"'], [['5', ''], '""'],
