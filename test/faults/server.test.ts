@@ -1,3 +1,4 @@
+import type { ConsumeMessage } from 'amqplib';
 import { setTimeout as pause } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { until, type Command } from '../support/processes';
@@ -151,4 +152,23 @@ test('calls wait for a server that comes 14 s after a reconnection, each until i
   const server = await it.server();
   expect(await Promise.all([pending, late])).toEqual([832040n, 55n]);
   expect(server.count(/fib\(20\)/)).toBe(0);
+});
+
+test.each([
+  ['queue', { exclusive: true }, {}], ['consumer', {}, { exclusive: true }],
+])('a %s that is exclusive to another program: it answers calls, and a server waits until it is gone', async (...row) => {
+  const [, queue, consumer] = row;
+  const { channel, connection } = await it.peer();
+  await channel.assertQueue('rpc_queue', queue);
+  const answer = (request: ConsumeMessage | null) => request && replying(['832040'])(channel, request);
+  await channel.consume('rpc_queue', answer, { noAck: true, ...consumer });
+  const server = it.run('rpc_server');
+  await server.shows(/^ \[!\] Cannot reach .*(RESOURCE_LOCKED|in exclusive use).* Trying again/m);
+  const line = await it.proxy();
+  const { client } = await it.rpcClient(line.url);
+  expect(await client.call(30, PATIENT)).toBe(832040n);
+  line.cut();
+  expect(await client.call(30, PATIENT)).toBe(832040n);
+  await connection.close();
+  await server.shows(/Awaiting/);
 });
