@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { expect, test } from 'vitest';
 import { Broker } from '../support/broker';
-import { freePort } from '../support/processes';
+import { freePort, until } from '../support/processes';
 import type { Proxy } from '../support/proxy';
 import { BACK, LOST, built, suite } from '../support/suite';
 
@@ -57,6 +57,22 @@ test('a broker that blocks publishers is said to, calls end at their deadline, a
   expect(await client.call(30)).toBe(832040n);
   expect(log.join('\n')).toMatch(/is not blocking publishers any more/);
   expect(server.stdout).not.toContain('fib(7)'); // which nobody waited for any more
+});
+
+test('a request in hand while the broker blocks publishers is not sent again', async () => {
+  const server = await it.server('--delay', '1000');
+  const { client, log } = await it.rpcClient();
+  const inHand = client.call(1, { timeout: 600_000 });
+  await server.shows(/fib\(1\)/);
+  const held: Promise<bigint>[] = [];
+  await blocking(async () => {
+    held.push(client.call(2, { timeout: 600_000 }));
+    await until('the block', () => /is blocking/.test(log.join('\n')));
+  });
+  held.push(client.call(3, { timeout: 600_000 }));
+  expect(await Promise.all([inHand, ...held])).toEqual([1n, 1n, 2n]);
+  for (const n of [1, 2, 3]) expect(server.count(new RegExp(`fib\\(${n}\\)`))).toBe(1);
+  expect(log.join('\n')).not.toMatch(/Lost/);
 });
 
 // A program that calls, closes when it is told to, and says on its way out how long that took, in milliseconds.

@@ -65,6 +65,34 @@ test('a server that may not read rpc_queue says so', async () => {
   await expectRefused('rpc_server', await user('.*', '.*', 'nothing'), message);
 });
 
+test('a password that is refused while both sides reconnect is waited for, and said to be', async () => {
+  const url = await userNamed('rotated', PASSWORD, '.*', '.*', '.*');
+  const server = await it.serverAt(url);
+  const { client, log } = await it.rpcClient(url);
+  await userNamed('rotated', 'another');
+  await it.broker.ctl('close_all_connections', '-p', it.vhost, 'test');
+  const refused = /Lost the connection to RabbitMQ at \S+: it refuses user "rotated": wrong .*\. Trying again/;
+  await server.shows(refused);
+  await until('the refusal', () => refused.test(log.join('\n')));
+  await userNamed('rotated', PASSWORD);
+  await server.shows(/Awaiting/, { times: 2 });
+  expect(await client.call(30, { timeout: 600_000 })).toBe(832040n);
+});
+
+// The README's permissions, and the same without one on rpc_queue: RabbitMQ 4.2.6 and later ask for one at a look.
+test.each([
+  ['says what it waits for', '^(amq\\.default|rpc_queue)$', /rpc_queue has 0 servers and 1 waiting request: start/],
+  ['says that it cannot, or what it sees', '^amq\\.default$', /rpc_queue (has 0 servers|cannot be seen: .*write$)/m],
+])('a client with write on what it needs to see rpc_queue, or without, %s, and is answered', async (_, write, seen) => {
+  await it.queue({ durable: true });
+  const { client, log } = await it.rpcClient(await user('^amq\\.gen-.*$', write, '^amq\\.gen-.*$'));
+  const call = client.call(30, { timeout: 600_000 });
+  await until('a second', () => log.length > 0);
+  expect(log.join('\n')).toMatch(seen);
+  await it.server();
+  expect(await call).toBe(832040n);
+});
+
 test('a client that may not write to amq.default says so', async () => {
   await it.server();
   const message = /fib\(30\): Lost the connection to RabbitMQ at \S+: it refuses permission: .*'amq\.default' in vhost 'test \S+' refused/;
