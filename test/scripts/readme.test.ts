@@ -59,10 +59,14 @@ test('every command of the README, in its order, prints what is shown there', as
     for (const server of stopped) process.kill(-server.child.pid!, 'SIGINT');
     for (const server of stopped) await server.exit();
     const commands = [run(command), ...(/Terminals \d and \d/.test(before) ? [run(command)] : [])];
-    for (const started of commands) {
+    for (let started of commands) {
       if (/rpc_server\.[jt]s/.test(command)) await started.shows(/Awaiting/);
       else if (shown.length === 0) expect([command, await started.exit()]).toEqual([command, 0]);
       else await started.exit();
+      while (/the broker does not answer/.test(started.stderr)) { // in 200 ms, on a busy machine: not what is shown
+        started = run(command);
+        await started.exit();
+      }
       if (shown.length > 0) expectShown(shown, started);
     }
     if (/rpc_server\.[jt]s/.test(command)) servers.push(...commands);
