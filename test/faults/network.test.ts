@@ -18,7 +18,7 @@ function cuts({ forwarded }: Proxy): Faults[] {
 }
 
 /** Deals the cuts out to so many lines, that bear them one after another: the pauses between two attempts add up. */
-async function share(all: Faults[], lines: number, bear: (line: Proxy, cuts: Faults[]) => Promise<void>): Promise<void> {
+async function share(all: Faults[], lines: number, bear: (line: Proxy, cuts: Faults[]) => Promise<void>) {
   await Promise.all(Array.from({ length: lines }, async (_, i) => {
     await bear(await it.proxy(), all.filter((__, j) => j % lines === i));
   }));
@@ -76,6 +76,18 @@ test('a line cut after each set-up is tried once a second in the long run, and t
   }
   expect(line.accepted).toBeLessThanOrEqual(15);
   expectOneLineEach(server.stderr);
+  for (const times of [2, 3]) { // after it has stood for five seconds, a loss is one of its own, and told at once
+    const setUps = server.count(/Awaiting/);
+    line.cut();
+    await server.shows(/Awaiting/, { times: setUps + 1 });
+    const [stands, accepted] = [performance.now(), line.accepted];
+    await until('six seconds', () => performance.now() - stands >= 6_000);
+    line.cut();
+    const cutAt = performance.now();
+    await server.shows(LOST, { times });
+    await until('the next attempt', () => line.accepted > accepted);
+    expect(performance.now() - cutAt).toBeLessThan(10_000); // 0.1 s on an idle machine, not the 2 s of long outages
+  }
   expect(await it.client().exit()).toBe(0);
 });
 
@@ -85,9 +97,13 @@ test.each([
   const late = /^ \[!\] Cannot reach RabbitMQ at 127\.0\.0\.1:\d+: connect ETIMEDOUT/m;
   const line = await it.proxy(faults);
   const client = it.run('rpc_client', ['--timeout', '600000'], line.url);
+  await until('the connection', () => line.accepted === 1);
+  const connectedAt = performance.now();
   const server = it.run('rpc_server', [], line.url);
   const refused = (stderr: RegExp) => ({ status: 1, stderr: expect.stringMatching(stderr) });
   expect(await client.end()).toMatchObject(refused(late));
+  expect(performance.now() - connectedAt).toBeGreaterThan(9_000);
+  expect(performance.now() - connectedAt).toBeLessThan(60_000); // 10 s, and what a busy machine adds
   await server.shows(late);
   line.faults = {};
   await server.shows(/Awaiting/);

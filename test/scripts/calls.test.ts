@@ -83,7 +83,8 @@ test('an error has a code, what it came from as its cause, and is an object of i
   const { client } = await it.rpcClient();
   const [failed, nonsense, late] = await Promise.all([1, 2, 3].map((n) => errorOf(client.call(n, { timeout: 500 }))));
   expect(failed).toMatchObject({ name: 'RpcError', code: 'SERVER', message: 'no luck' });
-  expect(nonsense).toMatchObject({ code: 'SERVER', message: expect.stringContaining('not a number'), cause: expect.any(Error) });
+  const cause = expect.any(Error);
+  expect(nonsense).toMatchObject({ code: 'SERVER', message: expect.stringContaining('not a number'), cause });
   expect(late).toMatchObject({ code: 'TIMEOUT', message: expect.stringContaining('no reply within 500 ms; ') });
   expect(late).toBeInstanceOf(RpcError);
   expect('cause' in late!).toBe(false);
@@ -93,7 +94,7 @@ test('an error has a code, what it came from as its cause, and is an object of i
   for (const error of closed) expect(error).toMatchObject({ code: 'CLOSED', message: 'the client is closed' });
   expect(new Set(closed).size).toBe(3);
   const nowhere = await errorOf(RpcClient.connect({ url: 'amqp://localhost:1' }));
-  expect(nowhere).toMatchObject({ code: 'CLOSED', message: expect.stringContaining('ECONNREFUSED'), cause: expect.any(Error) });
+  expect(nowhere).toMatchObject({ code: 'CLOSED', message: expect.stringContaining('ECONNREFUSED'), cause });
 });
 
 test('await using closes the client, also where a call fails', async () => {

@@ -43,14 +43,6 @@ test('gives each request the time that its call has left, also when it is sent a
   await call;
 });
 
-test('close rejects what is pending and what comes later', async () => {
-  await it.queue();
-  const { client } = await it.rpcClient();
-  const pending = [client.call(1), client.call(2)].map(messageOf);
-  await client.close();
-  expect(await Promise.all([...pending, messageOf(client.call(3))])).toEqual(Array(3).fill('the client is closed'));
-});
-
 test('reaches the broker that its url names, whatever AMQP_URL says, and two at the same time', async () => {
   const other = await it.another();
   await it.peerServer(replying(['1']));

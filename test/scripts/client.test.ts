@@ -68,7 +68,7 @@ test('without a broker fails at once, and says where it looked and how to start 
 
 test('without rpc_queue says how to start a server, and is answered when one comes', async () => {
   const client = it.client('--timeout', '600000');
-  await client.shows(/^ \[!\] No reply for a second: there is no rpc_queue: start a .* npx ts-node src\/rpc_server\.ts$/m);
+  await client.shows(/^ \[!\] No reply for a second: there is no rpc_queue: start a .* src\/rpc_server\.ts$/m);
   await it.server();
   expect(await client.exit()).toBe(0);
 });
