@@ -57,7 +57,7 @@ test.each(DIRECTIONS)('a line that is half open (%s) is noticed by server and cl
   const server = await it.serverAt(serverLine.url);
   const { client, log } = await it.rpcClient(clientLine.url);
   for (const line of [serverLine, clientLine]) line.hold(direction);
-  const call = client.call(30);
+  const call = client.call(30, { timeout: 600_000 });
   await server.shows(LOST, { deadline: 7_000 }); // sooner than a heartbeat of 5 s could tell
   await server.shows(/Awaiting/, { times: 2 });
   expect(await call).toBe(832040n);

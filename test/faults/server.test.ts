@@ -156,7 +156,7 @@ test('calls wait for a server that comes 14 s after a reconnection, each until i
 
 test.each([
   ['queue', { exclusive: true }, {}], ['consumer', {}, { exclusive: true }],
-])('a %s that is exclusive to another program: it answers calls, and a server waits until it is gone', async (...row) => {
+])('a %s exclusive to another program: it answers calls, and a server waits until it is gone', async (...row) => {
   const [, queue, consumer] = row;
   const { channel, connection } = await it.peer();
   await channel.assertQueue('rpc_queue', queue);

@@ -1,5 +1,5 @@
-// npm run demo: two servers share the work of a client, on one screen, with a private broker where there is none: not at
-// AMQP_URL, and not where npm run broker would start one.
+// npm run demo: two servers share the work of a client, on one screen; with a private broker, where there is none at
+// AMQP_URL or where npm run broker would start one.
 import { createInterface } from 'node:readline';
 import { Broker, answers } from '../support/broker';
 import { Command, runScript } from '../support/processes';
