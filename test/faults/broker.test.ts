@@ -12,7 +12,7 @@ async function atWork(scene: Scene, durable: boolean) {
   await scene.queue({ durable });
   const servers = [await scene.server(), await scene.server()];
   for (const server of servers) server.kill('SIGSTOP');
-  const client = scene.client('--timeout', '120000', ...NUMBERS);
+  const client = scene.client('--timeout', '900000', ...NUMBERS);
   await scene.queueHas({ messageCount: NUMBERS.length - servers.length });
   return { scene, servers, client };
 }
@@ -56,7 +56,7 @@ test('a broker that is away keeps no server that is told to stop, and no call be
     side.kill('SIGTERM');
     expect(await side.exit()).toBe(0);
   }
-  const call = client.call(30);
+  const call = client.call(30, { timeout: 600_000 });
   await it.broker.ctl('start_app');
   await early[1].shows(/Awaiting/);
   expect(await call).toBe(832040n);

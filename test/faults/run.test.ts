@@ -33,7 +33,7 @@ function start(env: NodeJS.ProcessEnv = {}) {
   return { folder, run, programs };
 }
 
-test.each(['SIGKILL', 'SIGINT'] as const)('a run that ends by %s leaves no process, no port, no file', async (signal) => {
+test.each(['SIGKILL', 'SIGINT'] as const)('a run that ends by %s leaves no process, port or file', async (signal) => {
   const { folder, run, programs } = start();
   await run.shows(/amqp:/);
   expect(programs()).toEqual(expect.arrayContaining(['beam.smp', 'epmd', 'noderpc_server.js']));

@@ -1,8 +1,11 @@
+import type { ConsumeMessage } from 'amqplib';
+import { setTimeout as pause } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { until, type Command } from '../support/processes';
-import { BACK, suite } from '../support/suite';
+import { BACK, LOST, replying, suite } from '../support/suite';
 
 const it = suite();
+const PATIENT = { timeout: 600_000 }; // ms, for calls that are answered, however slow the machine is
 
 /** A server with a request in its hands, for as long as it is there, and the client that waits for the answer. */
 async function inHand() {
@@ -49,13 +52,11 @@ test('a server told to stop amid a request answers it, takes no other, and ends 
 
 test('a server told to stop a second time, during a long request, is gone at once, and another answers', async () => {
   const { server, client } = await inHand();
-  const start = Date.now();
-  await until('exit', () => {
-    server.kill('SIGTERM');
-    return !server.running;
-  });
+  server.kill('SIGTERM');
+  await it.queueHas({ consumerCount: 0 });
+  await pause(500); // sooner, it is still the first time
+  server.kill('SIGTERM');
   expect(await server.exit()).toBe(1);
-  expect(Date.now() - start).toBeGreaterThanOrEqual(500); // sooner, it is still the first time
   await expectAnswer(client);
 });
 
@@ -77,14 +78,17 @@ test('rpc_queue deleted under a server is served again', async () => {
   expect(await it.client().exit()).toBe(0);
 });
 
-test('rpc_queue deleted with requests in it loses them: their calls end at their timeout', async () => {
-  const server = await it.server('--delay', '1000000');
-  const client = it.client('--timeout', '6000', '1', '2');
-  await server.shows(/fib/);
-  await it.queueHas({ messageCount: 1 });
-  await (await it.peer()).channel.deleteQueue('rpc_queue');
-  expect(await client.exit()).toBe(1);
-  expect(client.count(/fib\(.\): no reply within 6000 ms/)).toBe(2);
+test.each(['deleteQueue', 'purgeQueue'] as const)('requests that are lost by %s end at their timeout', async (lose) => {
+  const channel = await it.queue();
+  const { client } = await it.rpcClient();
+  const calls = [client.call(1, { timeout: 4_000 }), client.call(2, { timeout: 4_000 })];
+  const ends = Promise.allSettled(calls);
+  await it.queueHas({ messageCount: 2 });
+  await channel[lose]('rpc_queue');
+  await it.peerServer(replying(['55']));
+  expect(await client.call(10, PATIENT)).toBe(55n); // so both would have been answered
+  const reason = expect.objectContaining({ message: expect.stringContaining('no reply within 4000 ms') });
+  expect(await ends).toEqual(Array(2).fill({ status: 'rejected', reason }));
 });
 
 test('a request whose reply takes the connection down is gone after two times, and others are answered', async () => {
@@ -93,7 +97,9 @@ test('a request whose reply takes the connection down is gone after two times, a
   const hostile = { replyTo: 'amq.rabbitmq.reply-to.!!!.!!!' };
   for (let i = 0; i < 3; i++) channel.sendToQueue('rpc_queue', Buffer.from('5'), hostile);
   expect(await it.client('30').exit()).toBe(0);
-  expect(server.count(/fib\(5\)/)).toBeLessThanOrEqual(6);
+  const deadly = server.count(LOST) > 0; // in RabbitMQ 3; 4.3 drops such a reply
+  // The first is seen twice; each next one may have been on its way already when the connection was lost.
+  expect(deadly ? [4, 5, 6] : [3]).toContain(server.count(/fib\(5\)/));
   await it.queueHas({ messageCount: 0, consumerCount: 1 });
 });
 
@@ -121,25 +127,48 @@ test('a flood of calls, the reply queue deleted under it: all are answered', asy
   await it.server();
   const { client, log } = await it.rpcClient();
   const calls: Promise<bigint>[] = [];
-  const flood = setInterval(() => calls.push(client.call(30)), 1);
+  let answered = 0;
+  const call = () => calls.push(client.call(30, PATIENT).finally(() => answered++));
+  const flood = setInterval(() => calls.length - answered < 500 && call(), 1);
   await reconnect(log);
   const before = calls.length;
-  await until('calls on the new one', () => calls.length > before + 100);
+  await until('answers on the new one', () => answered > before + 100);
   clearInterval(flood);
   expect(new Set(await Promise.all(calls))).toEqual(new Set([832040n]));
 });
 
-test('a call pending at a reconnection, and one made after it, wait for a server that comes 14 s later', async () => {
+test('calls wait for a server that comes 14 s after a reconnection, each until its timeout', async () => {
   const channel = await it.queue();
   const { client, log } = await it.rpcClient();
-  const pending = client.call(30);
+  const pending = client.call(30, PATIENT);
   await it.queueHas({ messageCount: 1 });
   await reconnect(log);
   const back = performance.now();
   await channel.deleteQueue('rpc_queue'); // with the first copy of the request in it
-  const late = client.call(10);
+  const late = client.call(10, PATIENT);
+  await expect(client.call(20, { timeout: 1_500 })).rejects.toThrow('no reply within 1500 ms');
   await until('14 s', () => performance.now() - back >= 14_000);
   expect(log.join('\n')).toMatch(/No reply for a second: (there is no rpc_queue|rpc_queue has 0 servers)/);
-  await it.server();
+  const server = await it.server();
   expect(await Promise.all([pending, late])).toEqual([832040n, 55n]);
+  expect(server.count(/fib\(20\)/)).toBe(0);
+});
+
+test.each([
+  ['queue', { exclusive: true }, {}], ['consumer', {}, { exclusive: true }],
+])('a %s exclusive to another program: it answers calls, and a server waits until it is gone', async (...row) => {
+  const [, queue, consumer] = row;
+  const { channel, connection } = await it.peer();
+  await channel.assertQueue('rpc_queue', queue);
+  const answer = (request: ConsumeMessage | null) => request && replying(['832040'])(channel, request);
+  await channel.consume('rpc_queue', answer, { noAck: true, ...consumer });
+  const server = it.run('rpc_server');
+  await server.shows(/^ \[!\] Cannot reach .*(RESOURCE_LOCKED|in exclusive use).* Trying again/m);
+  const line = await it.proxy();
+  const { client } = await it.rpcClient(line.url);
+  expect(await client.call(30, PATIENT)).toBe(832040n);
+  line.cut();
+  expect(await client.call(30, PATIENT)).toBe(832040n);
+  await connection.close();
+  await server.shows(/Awaiting/);
 });

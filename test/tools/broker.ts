@@ -1,8 +1,10 @@
-// npm run broker: a private RabbitMQ in the foreground, with the management UI, until Ctrl-C.
+// npm run broker: a private RabbitMQ in the foreground, with the management UI, until Ctrl-C. Its ports are RabbitMQ's
+// own, or BROKER_PORT and BROKER_MANAGEMENT_PORT of the environment.
 import { Broker, answers } from '../support/broker';
 import { runScript } from '../support/processes';
 
-const URL = 'amqp://guest:guest@localhost:5672';
+const { BROKER_PORT = '5672', BROKER_MANAGEMENT_PORT = '15672' } = process.env;
+const URL = `amqp://guest:guest@localhost:${BROKER_PORT}`;
 
 async function main(): Promise<number> {
   if (await answers(URL)) {
@@ -10,9 +12,9 @@ async function main(): Promise<number> {
     return 0;
   }
   console.log('Starting RabbitMQ ...');
-  const broker = await Broker.start({ port: 5672, managementPort: 15672 });
+  const broker = await Broker.start({ port: Number(BROKER_PORT), managementPort: Number(BROKER_MANAGEMENT_PORT) });
   console.log(`RabbitMQ is ready at ${URL}`);
-  console.log('Management UI at http://localhost:15672 (user guest, password guest)');
+  console.log(`Management UI at http://localhost:${BROKER_MANAGEMENT_PORT} (user guest, password guest)`);
   console.log('Ctrl-C stops it and removes its data.');
   const { stdout, stderr } = await broker.node.end(Infinity);
   throw new Error(`RabbitMQ has ended:\n${stdout}${stderr}`); // unless it was Ctrl-C that ended it

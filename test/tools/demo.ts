@@ -1,14 +1,15 @@
-// npm run demo: two servers share the work of a client, on one screen, with a private broker where there is none.
+// npm run demo: two servers share the work of a client, on one screen; with a private broker, where there is none at
+// AMQP_URL or where npm run broker would start one.
 import { createInterface } from 'node:readline';
 import { Broker, answers } from '../support/broker';
 import { Command, runScript } from '../support/processes';
 
-const LOCAL = 'amqp://guest:guest@localhost:5672';
+const { AMQP_URL, BROKER_PORT = '5672' } = process.env;
 
 async function main(): Promise<number> {
-  let url = process.env.AMQP_URL || LOCAL;
-  if (!process.env.AMQP_URL && !(await answers(url))) {
-    console.log('demo     | No broker at localhost:5672: starting a private one, which takes some seconds');
+  let url = AMQP_URL || `amqp://guest:guest@localhost:${BROKER_PORT}`;
+  if (!AMQP_URL && !(await answers(url))) {
+    console.log(`demo     | No broker at localhost:${BROKER_PORT}: starting a private one, which takes some seconds`);
     url = (await Broker.start()).url();
   }
   const run = (name: string, ...args: string[]): Command => {

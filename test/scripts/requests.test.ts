@@ -74,11 +74,12 @@ test('a request whose properties cannot be sent back is acknowledged all the sam
 });
 
 test('servers share the requests, and hold one at a time', async () => {
-  const servers = [await it.server('--delay', '300'), await it.server('--delay', '300')];
+  const servers = [await it.server('--delay', '1000000'), await it.server('--delay', '1000000')];
   const { ask } = await asker();
   for (let n = 1; n <= 6; n++) ask(String(n));
   await it.queueHas({ messageCount: 4 });
-  for (const server of servers) await server.shows(/fib/, { times: 3 }); // of six
+  for (const server of servers) await server.shows(/fib/);
+  expect(servers.map((server) => server.count(/fib/))).toEqual([1, 1]);
 });
 
 test('rpc_queue is declared durable and without a type where it is missing', async () => {
@@ -111,15 +112,15 @@ test('npx ts-node src/rpc_server.ts serves until Ctrl-C, and finishes the reques
   await server.exit();
 });
 
-const REQUESTS = 10_000;
+const REQUESTS = 3_000;
 const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31);
 const random = generator(SEED);
 const below = (n: number) => Math.floor(random() * n);
 const pick = <T>(...values: T[]): T => values[below(values.length)]!;
 
 const randomText = () => pick(undefined, '', 'x'.repeat(255), `<${'~'.repeat(below(254))}>`, `id ${below(1e9)}`);
-/** 0 bytes to 1 MB. */
-const randomBody = () => Buffer.alloc(10 ** (random() * 6) - 1, Uint8Array.from({ length: 64 }, () => below(256)));
+/** 0 bytes to 100 kB. */
+const randomBody = () => Buffer.alloc(10 ** (random() * 5) - 1, Uint8Array.from({ length: 64 }, () => below(256)));
 
 /** A value of any of AMQP's types that amqplib can write. */
 function randomHeader(depth = 0): unknown {
@@ -134,7 +135,7 @@ function randomHeader(depth = 0): unknown {
   )();
 }
 
-test(`10,000 random requests take no server down, and the well-formed are answered (SEED=${SEED})`, async () => {
+test(`3,000 random requests take no server down, and the well-formed are answered (SEED=${SEED})`, async () => {
   const server = await it.server();
   const { channel, connection } = await it.peer();
   const { queue } = await channel.assertQueue('', { exclusive: true });
