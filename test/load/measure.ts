@@ -27,7 +27,7 @@ export const quantile = (values: number[], share: number) =>
   [...values].sort((a, b) => a - b)[Math.floor(values.length * share)]!;
 export const median = (values: number[]) => quantile(values, 0.5);
 export const digits = (value: number) =>
-  value.toLocaleString('en', { maximumSignificantDigits: Math.max(2, Math.ceil(Math.log10(value))) });
+  value.toLocaleString('en', { maximumSignificantDigits: Math.min(4, Math.max(2, Math.ceil(Math.log10(value)))) });
 /** The median of the rounds, and their least and greatest. */
 export const spread = (values: number[]) =>
   `${digits(median(values))} (${digits(Math.min(...values))} to ${digits(Math.max(...values))})`;
