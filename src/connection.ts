@@ -1,5 +1,4 @@
-// The one way to reach RabbitMQ: where it is, how it is asked, and what happens when it goes away. Then a look at the
-// queue and, below a line that says so, what only the two scripts need.
+// The one way to reach RabbitMQ: where it is, how it is asked, and what happens when it goes away.
 import * as amqp from 'amqplib';
 import { unescape as decode } from 'node:querystring';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -58,6 +57,7 @@ export async function keepConnected<C extends amqp.Channel>(options: Options<C>)
         said = refusal ? 'refusing' : 'away';
       }
       attemptsInVain++;
+      // Simulated (test/load/pauses.ts) with a broker that takes 1,000 handshakes a second: 10,000 are back in 10 s.
       const delay = Math.min(2_000, 50 * 2 ** attemptsInVain) * (0.75 + Math.random() / 2); // not all clients at once
       await pause(delay, undefined, { signal: options.stop }).catch(() => {});
     }

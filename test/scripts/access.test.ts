@@ -38,7 +38,7 @@ const REFUSALS: [string, RegExp, () => string | Promise<string>][] = [
     () => it.broker.url('no such')],
   ['a virtual host closed to the user', /does not open virtual host "test \S+" to user "user\d+"/, () => user()],
   ['no URL', /AMQP_URL is not a URL such as/, () => `localhost ${PASSWORD}`],
-  ['another protocol', /AMQP_URL must begin with amqp: or amqps:, not http/, () => `http://guest:${PASSWORD}@localhost:1`],
+  ['another protocol', /AMQP_URL must begin with amqp: or amqps:, not http/, () => `http://u:${PASSWORD}@localhost:1`],
   ['a # in the password', /AMQP_URL holds an @ behind the host/, () => `amqp://guest:12#${PASSWORD}@localhost:1`],
   ['a / in the password', /AMQP_URL holds an @ behind the host/, () => `amqp://guest:12/${PASSWORD}@localhost:1`],
   ['a bad port', /AMQP_URL is not a URL such as/, () => `${AT}localhost:99999`],
