@@ -1,5 +1,5 @@
 // The service: the function that is called, and how its argument and its result are written into a message and read
-// from one. A function of your own goes here, in place of fib, and no other file changes.
+// from one. A function of your own goes here; in other files only the word fib in output and usage texts changes.
 
 export type Argument = number; // n, a whole number from 0 to 1,000,000
 export type Result = bigint; // fib(n), of 208,988 digits at most

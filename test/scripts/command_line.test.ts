@@ -7,7 +7,7 @@ const it = suite();
 const NO_BROKER = 'amqp://localhost:1';
 
 const USAGES = {
-  rpc_server: /^Usage: npx ts-node src\/rpc_server.ts \[--delay MS\] \[--prefetch N\]\n[^]*default 0[^]*default 1[^]*localhost:5672/,
+  rpc_server: /^Usage: npx ts-node src\/rpc_server.ts \[--delay MS\] \[--prefetch N\]\n[^]*default 0[^]*default 1[^]*amqp:/,
   rpc_client: /^Usage: npx ts-node src\/rpc_client.ts \[--timeout MS\] \[N \.\.\.\]\n[^]*default 30\)[^]*default 30000/,
 };
 
