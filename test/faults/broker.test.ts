@@ -1,10 +1,10 @@
 import { expect, test } from 'vitest';
 import { fib } from '../../src/fib';
 import { Broker } from '../support/broker';
-import { freePort, until } from '../support/processes';
+import { until } from '../support/processes';
 import { BACK, LOST, Scene, expectOneLineEach, suite } from '../support/suite';
 
-const it = suite(async () => Broker.start({ managementPort: await freePort() }));
+const it = suite(() => Broker.startForTests());
 const NUMBERS = ['1', '2', '3', '4', '5', '6', '7', '8'];
 
 /** Two servers, held with a request in the hands of each, and a client that waits for the answers. */
@@ -20,7 +20,7 @@ async function atWork(scene: Scene, durable: boolean) {
 test.each([
   ['is killed and started again', () => it.broker.kill(), () => it.broker.boot()],
   ['is stopped and started', () => it.broker.ctl('stop_app'), () => it.broker.ctl('start_app')],
-  ['closes all connections', () => it.broker.ctl('close_all_connections', '--global', 'test'), () => {}],
+  ['closes all connections', () => it.broker.closeConnections(), () => {}],
 ])('a broker that %s costs no call: both sides come back, and say so in a line each', async (_, goAway, comeBack) => {
   const scenes = await Promise.all([atWork(it, true), atWork(await it.another(), false)]);
   const away = goAway();

@@ -1,11 +1,11 @@
 import { once } from 'node:events';
 import { expect, test } from 'vitest';
 import { Broker } from '../support/broker';
-import { freePort, until } from '../support/processes';
+import { until } from '../support/processes';
 import type { Proxy } from '../support/proxy';
 import { BACK, LOST, built, suite } from '../support/suite';
 
-const it = suite(async () => Broker.start({ managementPort: await freePort() }));
+const it = suite(() => Broker.startForTests());
 
 /** Calls `meanwhile` while the broker is frozen, and thaws it. */
 async function frozen(meanwhile: () => Promise<void>): Promise<void> {

@@ -64,7 +64,7 @@ test('a server told to stop that then loses its connection takes nothing more, a
   const { server, client } = await inHand();
   server.kill('SIGTERM');
   await it.queueHas({ consumerCount: 0 });
-  await it.broker.ctl('close_all_connections', '-p', it.vhost, 'test');
+  await it.broker.closeConnections(it.vhost);
   const stdout = ' [x] Awaiting RPC requests\n [.] fib(30)\n';
   expect(await server.end()).toEqual({ status: 0, stdout, stderr: expect.not.stringMatching(/Refused|Cannot reply/) });
   await expectAnswer(client);

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
-import { until } from '../support/processes';
+import type { Outcome } from '../support/command_lines';
+import { count, until } from '../support/processes';
 import { SCRIPTS, suite, type Script } from '../support/suite';
 
 const it = suite();
@@ -18,10 +19,13 @@ async function userNamed(name: string, password: string, ...permissions: string[
 }
 
 async function expectRefused(script: Script, url: string, message: RegExp, env?: NodeJS.ProcessEnv): Promise<void> {
-  const command = it.run(script, [], url, env);
-  expect(await command.end()).toMatchObject({ status: 1, stderr: expect.stringMatching(message) });
-  expect(command.count(/^ \[!\] .*\n/m)).toBe(1);
-  expect(command.stdout + command.stderr).not.toContain(PASSWORD);
+  expectRefusal(await it.run(script, [], url, env).end(), message);
+}
+
+function expectRefusal(outcome: Outcome, message: RegExp): void {
+  expect(outcome).toMatchObject({ status: 1, stderr: expect.stringMatching(message) });
+  expect(count(outcome.stderr, /^ \[!\] .*\n/m)).toBe(1);
+  expect(outcome.stdout + outcome.stderr).not.toContain(PASSWORD);
 }
 
 /** Expects a server and a client to find each other. */
@@ -31,22 +35,30 @@ async function expectAnswer(url: string): Promise<void> {
 }
 
 const AT = `amqp://guest:${PASSWORD}@`;
+const MALFORMED: [string, RegExp][] = [
+  [`localhost ${PASSWORD}`, /AMQP_URL is not a URL such as/],
+  [`http://u:${PASSWORD}@localhost:1`, /AMQP_URL must begin with amqp: or amqps:, not http/],
+  [`amqp://guest:12#${PASSWORD}@localhost:1`, /AMQP_URL holds an @ behind the host/],
+  [`amqp://guest:12/${PASSWORD}@localhost:1`, /AMQP_URL holds an @ behind the host/],
+  [`${AT}localhost:99999`, /AMQP_URL is not a URL such as/],
+  [`${AT}/vhost`, /AMQP_URL is not a URL such as/],
+  ['amqp:///vhost', /AMQP_URL is not a URL such as/],
+  ...['abc', '', '0.4', '-1'].map((heartbeat): [string, RegExp] => [`${AT}localhost:1?heartbeat=${heartbeat}`,
+    new RegExp(`heartbeat in AMQP_URL must be whole seconds, not "${heartbeat}"`)]),
+];
+
+test.each(SCRIPTS)('%s says what is wrong with a URL, before connecting, and ends with status 1', async (script) => {
+  const outcomes = await it.outcomes(script, MALFORMED.map(([url]) => ({ args: [], url })));
+  MALFORMED.forEach(([, message], i) => expectRefusal(outcomes[i]!, message));
+  await expectRefused(script, ...MALFORMED[0]!); // as a process of its own
+});
+
 const REFUSALS: [string, RegExp, () => string | Promise<string>][] = [
   ['a wrong password', /^ \[!\] Cannot reach RabbitMQ at 127\.0\.0\.1:\d+: it refuses user "guest": wrong user name or/,
     () => it.broker.url(it.vhost, `guest:${PASSWORD}`)],
   ['an unknown virtual host', /^ \[!\] Cannot reach RabbitMQ at \S+: it does not open virtual host "no such" to user/,
     () => it.broker.url('no such')],
   ['a virtual host closed to the user', /does not open virtual host "test \S+" to user "user\d+"/, () => user()],
-  ['no URL', /AMQP_URL is not a URL such as/, () => `localhost ${PASSWORD}`],
-  ['another protocol', /AMQP_URL must begin with amqp: or amqps:, not http/, () => `http://u:${PASSWORD}@localhost:1`],
-  ['a # in the password', /AMQP_URL holds an @ behind the host/, () => `amqp://guest:12#${PASSWORD}@localhost:1`],
-  ['a / in the password', /AMQP_URL holds an @ behind the host/, () => `amqp://guest:12/${PASSWORD}@localhost:1`],
-  ['a bad port', /AMQP_URL is not a URL such as/, () => `${AT}localhost:99999`],
-  ['no host', /AMQP_URL is not a URL such as/, () => `${AT}/vhost`],
-  ['neither user nor host', /AMQP_URL is not a URL such as/, () => 'amqp:///vhost'],
-  ...['abc', '', '0.4', '-1'].map((heartbeat): (typeof REFUSALS)[number] => [`a heartbeat of "${heartbeat}"`,
-    new RegExp(`heartbeat in AMQP_URL must be whole seconds, not "${heartbeat}"`),
-    () => `${AT}localhost:1?heartbeat=${heartbeat}`]),
 ];
 
 test.each(SCRIPTS.flatMap((script) => REFUSALS.map((refusal) => [script, ...refusal] as const)))(
@@ -70,7 +82,7 @@ test('a password that is refused while both sides reconnect is waited for, and s
   const server = await it.serverAt(url);
   const { client, log } = await it.rpcClient(url);
   await userNamed('rotated', 'another');
-  await it.broker.ctl('close_all_connections', '-p', it.vhost, 'test');
+  await it.broker.closeConnections(it.vhost);
   const refused = /Lost the connection to RabbitMQ at \S+: it refuses user "rotated": wrong .*\. Trying again/;
   await server.shows(refused);
   await until('the refusal', () => refused.test(log.join('\n')));

@@ -30,14 +30,17 @@ const WRONG: Record<Script, [string[], string][]> = {
   ],
 };
 
-test.each(SCRIPTS.flatMap((script) => WRONG[script].map((row) => [script, ...row] as const)))(
-  'wrong usage is named, before connecting, and ends with status 2: %s %j',
-  async (script, args, named) => {
-    const { status, stdout, stderr } = await it.run(script, args, NO_BROKER).end();
-    expect([status, stdout, stderr]).toEqual([2, '', expect.stringMatching(/^ \[!\] .*\nUsage: /)]);
+test.each(SCRIPTS)('wrong usage of %s is named, before connecting, and ends with status 2', async (script) => {
+  const commandLines = WRONG[script].map(([args]) => ({ args, url: NO_BROKER }));
+  const outcomes = await it.outcomes(script, commandLines);
+  WRONG[script].forEach(([args, named], i) => {
+    const { stderr } = outcomes[i]!;
+    const usage = expect.stringMatching(/^ \[!\] .*\nUsage: /);
+    expect([args, outcomes[i]]).toEqual([args, { status: 2, stdout: '', stderr: usage }]);
     expect(stderr.split('\n')[0]).toContain(named);
-  },
-);
+  });
+  expect(await it.run(script, commandLines[0]!.args, NO_BROKER).end()).toEqual(outcomes[0]); // as a process of its own
+});
 
 test.each(SCRIPTS)('%s is imported without starting anything', async (script) => {
   const command = it.command(process.execPath, ['-e', `require(${JSON.stringify(built(`src/${script}`))})`]);

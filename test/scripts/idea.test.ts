@@ -10,7 +10,7 @@ const README = readFileSync(path.join(ROOT, 'README.md'), 'utf8');
 test("the README's idea in fifteen lines runs, and asks servers like ours, or itself", async () => {
   const [, name, code] = /save this as `(\S+\.mjs)`.*\n```js\n([^]*?)```/.exec(README)!;
   expect(code!.trim().split('\n')).toHaveLength(15);
-  const folder = checkout();
+  const folder = checkout({ forNpm: false });
   writeFileSync(path.join(folder, name!), code!);
   const run = () => it.command('node', [path.join(folder, name!)]);
   for (const idea of [run(), run()]) {

@@ -69,7 +69,7 @@ interface Expected { printed: (command: Command) => string[]; shown: string[] }
 
 /** Terminals in which the README's commands run, with a broker of their own, or rabbitmqctl with this run's. */
 async function terminals() {
-  const [folder, TMPDIR] = [checkout(), newFolder('tmp')];
+  const [folder, TMPDIR] = [checkout({ forNpm: true }), newFolder('tmp')];
   const ports = { BROKER_PORT: String(await freePort()), BROKER_MANAGEMENT_PORT: String(await freePort()) };
   const own = { ...NPM, ...ports, TMPDIR, RPC_RUN_FOLDER: undefined };
   const withUrl = { ...own, AMQP_URL: `amqp://localhost:${ports.BROKER_PORT}` };

@@ -29,13 +29,12 @@ async function startBroker(): Promise<void> {
   certify(folder);
   const port = await freePort();
   const config = [
-    'management_agent.disable_metrics_collector = true', // which costs time, and no test needs
     `listeners.ssl.1 = 127.0.0.1:${port}`,
     `ssl_options.cacertfile = ${folder}/ca.pem`,
     `ssl_options.certfile = ${folder}/localhost.pem`,
     `ssl_options.keyfile = ${folder}/localhost.key`,
   ];
-  const { details } = await Broker.start({ managementPort: await freePort(), config });
+  const { details } = await Broker.startForTests(config);
   process.env.RPC_BROKER = JSON.stringify({ ...details, tls: { port, ca: `${folder}/ca.pem` } });
 }
 

@@ -1,15 +1,17 @@
 // What the end-to-end suites share: a broker, a virtual host for each test, the two scripts, the wire's other side.
 import { connect, type Channel, type ChannelModel, type ConsumeMessage, type GetMessage } from 'amqplib';
-import { cpSync } from 'node:fs';
+import { cpSync, symlinkSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from 'vitest';
 import { RpcClient } from '../../src/rpc_client';
 import { Broker } from './broker';
+import type { CommandLine, Outcome } from './command_lines';
 import { Command, ROOT, count, newFolder, runFolder, until } from './processes';
 import { Proxy, type Faults } from './proxy';
 
 export const SCRIPTS = ['rpc_server', 'rpc_client'] as const;
 export type Script = (typeof SCRIPTS)[number];
+const PACKAGES = 'node_modules';
 export type Answer = (channel: Channel, request: ConsumeMessage) => void;
 
 /** The environment for npm and npx. */
@@ -56,6 +58,14 @@ export class Scene {
   /** Runs one of the scripts, as the run's set-up has built it. */
   run(script: Script, args: string[] = [], AMQP_URL = this.url, env: NodeJS.ProcessEnv = {}): Command {
     return this.command(process.execPath, [built(`src/${script}`), ...args], { AMQP_URL, ...env });
+  }
+
+  /** Runs command lines of a script that end before they connect, in one process. */
+  async outcomes(script: Script, commandLines: CommandLine[]): Promise<Outcome[]> {
+    const args = [built('test/support/command_lines'), built(`src/${script}`), JSON.stringify(commandLines)];
+    const { status, stdout, stderr } = await this.command(process.execPath, args).end();
+    expect([status, stderr]).toEqual([0, '']); // 3 if one connects
+    return JSON.parse(stdout);
   }
 
   /** Runs one of the scripts as a user types it. */
@@ -129,12 +139,14 @@ export class Scene {
   }
 }
 
-/** A copy of the project, in which a test may change what it likes. */
-export function checkout(): string {
+/** A copy of the project, in which a test may change what it likes: its packages, too, where npm is to run in it. */
+export function checkout({ forNpm }: { forNpm: boolean }): string {
   const folder = newFolder('checkout');
-  for (const file of ['package.json', 'package-lock.json', 'tsconfig.json', 'src', 'test', 'node_modules']) {
+  const files = ['package.json', 'package-lock.json', 'tsconfig.json', 'src', 'test', ...(forNpm ? [PACKAGES] : [])];
+  for (const file of files) {
     cpSync(path.join(ROOT, file), path.join(folder, file), { recursive: true, preserveTimestamps: true });
   }
+  if (!forNpm) symlinkSync(path.join(ROOT, PACKAGES), path.join(folder, PACKAGES)); // npm would empty it through the link
   return folder;
 }
 
