@@ -146,7 +146,7 @@ export function checkout({ forNpm }: { forNpm: boolean }): string {
   for (const file of files) {
     cpSync(path.join(ROOT, file), path.join(folder, file), { recursive: true, preserveTimestamps: true });
   }
-  if (!forNpm) symlinkSync(path.join(ROOT, PACKAGES), path.join(folder, PACKAGES)); // npm would empty it through the link
+  if (!forNpm) symlinkSync(path.join(ROOT, PACKAGES), path.join(folder, PACKAGES)); // else npm would empty it
   return folder;
 }
 
