@@ -12,7 +12,7 @@ export const DEFAULT_ARGUMENT: Argument = { word: 'rabbit' };
 export const CONTENT_TYPE = 'application/json';
 
 export async function fib({ word }: Argument): Promise<Result> {
-  await new Promise(setImmediate);
+  await new Promise(word === 'stuck' ? () => {} : setImmediate);
   if (word === 'fail') throw new Error('no such word');
   return word ? { letters: [...word].sort() } : null;
 }
@@ -42,6 +42,11 @@ test('src with another fib.ts, asynchronous, JSON in and JSON out, and nothing e
   expect(server.stdout).toContain(' [.] fib({"word":"rabbit"})\n');
   const stderr = expect.stringMatching(/^ \[!\] word must be a string\nUsage: /);
   expect(await run('rpc_client.js', '{"word":1}').end()).toEqual({ status: 2, stdout: '', stderr });
+  expect(await run('rpc_client.js', '--timeout', '1000', '{"word":"stuck"}').exit()).toBe(1);
+  await server.shows(/stuck/); // and is at work on it for ever, but keeps no later request waiting
+  await it.broker.closeConnections(it.vhost);
+  await server.shows(/Awaiting/, { times: 2 });
+  expect(await run('rpc_client.js').exit()).toBe(0);
   const { channel } = await it.peer();
   const { queue: replyTo } = await channel.assertQueue('', { exclusive: true });
   for (const [request, ...reply] of [
