@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import type { Outcome } from '../support/command_lines';
 import { count, until } from '../support/processes';
-import { SCRIPTS, suite, type Script } from '../support/suite';
+import { BACK, SCRIPTS, suite, type Script } from '../support/suite';
 
 const it = suite();
 const PASSWORD = 'hunter2';
@@ -103,6 +103,9 @@ test.each([
   expect(log.join('\n')).toMatch(seen);
   await it.server();
   expect(await call).toBe(832040n);
+  await it.broker.closeConnections(it.vhost);
+  await until('the way back', () => BACK.test(log.join('\n')));
+  expect(await client.call(10, { timeout: 600_000 })).toBe(55n); // held until it is seen that there is a server, or not
 });
 
 test('a client that may not write to amq.default says so', async () => {
