@@ -1,4 +1,4 @@
-// The RPC server: takes requests from rpc_queue one at a time, replies to each where it asks for it, acknowledges.
+// The RPC server: takes requests from rpc_queue, one at a time by default, replies to each, and acknowledges it.
 // Run it in as many terminals as you like; the broker deals the requests out to whichever server is free.
 import type { Channel, ConsumeMessage } from 'amqplib';
 import { setTimeout as pause } from 'node:timers/promises';

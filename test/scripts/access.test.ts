@@ -1,3 +1,5 @@
+import { readFileSync, readdirSync } from 'node:fs';
+import path from 'node:path';
 import { expect, test } from 'vitest';
 import type { Outcome } from '../support/command_lines';
 import { count, until } from '../support/processes';
@@ -91,6 +93,11 @@ test('a password that is refused while both sides reconnect is waited for, and s
   expect(await client.call(30, { timeout: 600_000 })).toBe(832040n);
 });
 
+function brokerLog(): string {
+  const folder = it.broker.details.env.RABBITMQ_LOG_BASE!;
+  return readdirSync(folder).map((file) => readFileSync(path.join(folder, file), 'utf8')).join('');
+}
+
 // The README's permissions, and the same without one on rpc_queue: RabbitMQ 4.2.6 and later ask for one at a look.
 test.each([
   ['says what it waits for', '^(amq\\.default|rpc_queue)$', /rpc_queue has 0 servers and 1 waiting request: start/],
@@ -98,6 +105,7 @@ test.each([
 ])('a client with write on what it needs to see rpc_queue, or without, %s, and is answered', async (_, write, seen) => {
   await it.queue({ durable: true });
   const { client, log } = await it.rpcClient(await user('^amq\\.gen-.*$', write, '^amq\\.gen-.*$'));
+  const name = `user${users}`;
   const call = client.call(30, { timeout: 600_000 });
   await until('a second', () => log.length > 0);
   expect(log.join('\n')).toMatch(seen);
@@ -105,6 +113,7 @@ test.each([
   expect(await call).toBe(832040n);
   await it.broker.closeConnections(it.vhost);
   await until('the way back', () => BACK.test(log.join('\n')));
+  if (write.includes('rpc_queue')) expect(brokerLog()).not.toContain(`refused for user '${name}'`);
   expect(await client.call(10, { timeout: 600_000 })).toBe(55n); // held until it is seen that there is a server, or not
 });
 
