@@ -11,6 +11,7 @@ class Sequencer extends BaseSequencer {
 
 export default defineConfig({
   test: {
+    isolate: false,
     pool: 'threads', // they end with the main process, however that ends
     maxWorkers: 3 * availableParallelism(), // tests wait more than they work
     sequence: { sequencer: Sequencer },
