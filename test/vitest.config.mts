@@ -18,6 +18,7 @@ export default defineConfig({
     testTimeout: 900_000, // longer than anything in a test waits, which then says for what
     hookTimeout: 900_000,
     unstubEnvs: true,
+    restoreMocks: true,
     watch: false, // the scripts are built once for a run
     cache: false,
     projects: [

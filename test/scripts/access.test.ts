@@ -1,8 +1,7 @@
 import { readFileSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { expect, test } from 'vitest';
-import type { Outcome } from '../support/command_lines';
-import { count, until } from '../support/processes';
+import { count, until, type Command } from '../support/processes';
 import { BACK, SCRIPTS, suite, type Script } from '../support/suite';
 
 const it = suite();
@@ -20,58 +19,29 @@ async function userNamed(name: string, password: string, ...permissions: string[
   return it.broker.url(it.vhost, `${encoded}:${encodeURIComponent(password)}`);
 }
 
-async function expectRefused(script: Script, url: string, message: RegExp, env?: NodeJS.ProcessEnv): Promise<void> {
-  expectRefusal(await it.run(script, [], url, env).end(), message);
+const expectRefused = async (script: Script, url: string, message: RegExp, env?: NodeJS.ProcessEnv) =>
+  expectRefusal(it.run(script, [], url, env), message);
+
+async function expectRefusal(command: Command, message: RegExp): Promise<void> {
+  const { status, stdout, stderr } = await command.end();
+  expect([status, stderr]).toEqual([1, expect.stringMatching(message)]);
+  expect(count(stderr, /^ \[!\] .*\n/m)).toBe(1);
+  expect(stdout + stderr).not.toContain(PASSWORD);
 }
 
-function expectRefusal(outcome: Outcome, message: RegExp): void {
-  expect(outcome).toMatchObject({ status: 1, stderr: expect.stringMatching(message) });
-  expect(count(outcome.stderr, /^ \[!\] .*\n/m)).toBe(1);
-  expect(outcome.stdout + outcome.stderr).not.toContain(PASSWORD);
-}
-
-/** Expects a server and a client to find each other. */
-async function expectAnswer(url: string): Promise<void> {
-  await it.serverAt(url);
-  expect(await it.run('rpc_client', [], url).exit()).toBe(0);
-}
-
-const AT = `amqp://guest:${PASSWORD}@`;
-const MALFORMED: [string, RegExp][] = [
-  [`localhost ${PASSWORD}`, /AMQP_URL is not a URL such as/],
-  [`http://u:${PASSWORD}@localhost:1`, /AMQP_URL must begin with amqp: or amqps:, not http/],
-  [`amqp://guest:12#${PASSWORD}@localhost:1`, /AMQP_URL holds an @ behind the host/],
-  [`amqp://guest:12/${PASSWORD}@localhost:1`, /AMQP_URL holds an @ behind the host/],
-  [`${AT}localhost:99999`, /AMQP_URL is not a URL such as/],
-  [`${AT}/vhost`, /AMQP_URL is not a URL such as/],
-  ['amqp:///vhost', /AMQP_URL is not a URL such as/],
-  ...['abc', '', '0.4', '-1'].map((heartbeat): [string, RegExp] => [`${AT}localhost:1?heartbeat=${heartbeat}`,
-    new RegExp(`heartbeat in AMQP_URL must be whole seconds, not "${heartbeat}"`)]),
-];
-
-test.each(SCRIPTS)('%s says what is wrong with a URL, before connecting, and ends with status 1', async (script) => {
-  const outcomes = await it.outcomes(script, MALFORMED.map(([url]) => ({ args: [], url })));
-  MALFORMED.forEach(([, message], i) => expectRefusal(outcomes[i]!, message));
-  await expectRefused(script, ...MALFORMED[0]!); // as a process of its own
+test.each(SCRIPTS)('%s says what is refused: user and password, or the virtual host', async (script) => {
+  const AT = /^ \[!\] Cannot reach RabbitMQ at 127\.0\.0\.1:\d+: /.source;
+  const wrong = it.broker.url(it.vhost, `guest:${PASSWORD}`);
+  await expectRefused(script, wrong, new RegExp(`${AT}it refuses user "guest": wrong user name or password`));
+  const missing = new RegExp(`${AT}it does not open virtual host "no such" to user "guest"`);
+  await expectRefused(script, it.broker.url('no such'), missing);
+  await expectRefused(script, await user(), /does not open virtual host "test \S+" to user "user\d+"/);
 });
 
-const REFUSALS: [string, RegExp, () => string | Promise<string>][] = [
-  ['a wrong password', /^ \[!\] Cannot reach RabbitMQ at 127\.0\.0\.1:\d+: it refuses user "guest": wrong user name or/,
-    () => it.broker.url(it.vhost, `guest:${PASSWORD}`)],
-  ['an unknown virtual host', /^ \[!\] Cannot reach RabbitMQ at \S+: it does not open virtual host "no such" to user/,
-    () => it.broker.url('no such')],
-  ['a virtual host closed to the user', /does not open virtual host "test \S+" to user "user\d+"/, () => user()],
-];
-
-test.each(SCRIPTS.flatMap((script) => REFUSALS.map((refusal) => [script, ...refusal] as const)))(
-  '%s, given %s, says what was refused, and ends with status 1',
-  async (script, _, message, url) => expectRefused(script, await url(), message),
-);
-
-test('an IPv6 address in brackets is taken', async () => expectAnswer((await it.proxy({}, it.url, '[::1]')).url));
-
-test('a user name and a password of any characters let both sides in', async () => {
-  await expectAnswer(await userNamed('é#:', 'pä/%1@', '.*', '.*', '.*'));
+test('an IPv6 address in brackets, and a user name and a password of any characters, are taken', async () => {
+  const line = await it.proxy({}, await userNamed('é#:', 'pä/%1@', '.*', '.*', '.*'), '[::1]');
+  await it.serverAt(line.url);
+  expect(await it.run('rpc_client', [], line.url).exit()).toBe(0);
 });
 
 test('a server that may not read rpc_queue says so', async () => {
@@ -80,17 +50,16 @@ test('a server that may not read rpc_queue says so', async () => {
 });
 
 test('a password that is refused while both sides reconnect is waited for, and said to be', async () => {
-  const url = await userNamed('rotated', PASSWORD, '.*', '.*', '.*');
-  const server = await it.serverAt(url);
-  const { client, log } = await it.rpcClient(url);
+  const line = await it.proxy({}, await userNamed('rotated', PASSWORD, '.*', '.*', '.*'));
+  const server = await it.serverAt(line.url);
+  const { call, says } = await it.rpcClient(line.url);
   await userNamed('rotated', 'another');
-  await it.broker.closeConnections(it.vhost);
+  line.cut();
   const refused = /Lost the connection to RabbitMQ at \S+: it refuses user "rotated": wrong .*\. Trying again/;
-  await server.shows(refused);
-  await until('the refusal', () => refused.test(log.join('\n')));
+  await Promise.all([server.shows(refused), says(refused)]);
   await userNamed('rotated', PASSWORD);
   await server.shows(/Awaiting/, { times: 2 });
-  expect(await client.call(30, { timeout: 600_000 })).toBe(832040n);
+  expect(await call(30)).toBe(832040n);
 });
 
 function brokerLog(): string {
@@ -104,17 +73,16 @@ test.each([
   ['says that it cannot, or what it sees', '^amq\\.default$', /rpc_queue (has 0 servers|cannot be seen: .*write$)/m],
 ])('a client with write on what it needs to see rpc_queue, or without, %s, and is answered', async (_, write, seen) => {
   await it.queue({ durable: true });
-  const { client, log } = await it.rpcClient(await user('^amq\\.gen-.*$', write, '^amq\\.gen-.*$'));
-  const name = `user${users}`;
-  const call = client.call(30, { timeout: 600_000 });
-  await until('a second', () => log.length > 0);
-  expect(log.join('\n')).toMatch(seen);
+  const line = await it.proxy({}, await user('^amq\\.gen-.*$', write, '^amq\\.gen-.*$'));
+  const { call, says } = await it.rpcClient(line.url);
+  const answered = call(30);
+  await says(seen);
   await it.server();
-  expect(await call).toBe(832040n);
-  await it.broker.closeConnections(it.vhost);
-  await until('the way back', () => BACK.test(log.join('\n')));
-  if (write.includes('rpc_queue')) expect(brokerLog()).not.toContain(`refused for user '${name}'`);
-  expect(await client.call(10, { timeout: 600_000 })).toBe(55n); // held until it is seen that there is a server, or not
+  expect(await answered).toBe(832040n);
+  line.cut();
+  await says(BACK);
+  if (write.includes('rpc_queue')) expect(brokerLog()).not.toContain(`refused for user 'user${users}'`);
+  expect(await call(10)).toBe(55n); // held until it is seen that there is a server, or not
 });
 
 test('a client that may not write to amq.default says so', async () => {
@@ -126,8 +94,7 @@ test('a client that may not write to amq.default says so', async () => {
 test('a server that may not write to amq.default says so, and leaves the request to another', async () => {
   const server = await it.serverAt(await user('.*', 'nothing', '.*'));
   const client = it.client();
-  const message = /^ \[!\] Lost the connection to RabbitMQ at \S+: it refuses permission: .*'amq\.default'/;
-  expect(await server.end()).toMatchObject({ status: 1, stderr: expect.stringMatching(message) });
+  await expectRefusal(server, /Lost the connection to RabbitMQ at \S+: it refuses permission: .*'amq\.default'/);
   await it.server();
   expect(await client.exit()).toBe(0);
 });

@@ -3,14 +3,13 @@ import net from 'node:net';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { RpcClient } from '../../src/rpc_client';
 import { until } from '../support/processes';
-import { replying, suite, type Scene } from '../support/suite';
+import { errorOf, replying, suite, type Scene } from '../support/suite';
 
 const it = suite();
-const messageOf = (call: Promise<bigint>) => call.then(String, (error: Error) => error.message);
 
 test('refuses a bad n and a bad timeout, and sends nothing', async () => {
   const requests: string[] = [];
-  await it.peerServer((...all) => (requests.push(all[1].content.toString()), replying(['13'])(...all)));
+  await it.peerServer((...all) => (requests.push(String(all[1].content)), replying(['13'])(...all)));
   const { client } = await it.rpcClient();
   for (const n of [-1, 1.5, NaN, 1_000_001, '' as unknown as number]) {
     await expect(client.call(n)).rejects.toThrow(RangeError);
@@ -27,20 +26,16 @@ test('gives each request the time that its call has left, also when it is sent a
   const expirations: number[] = [];
   await it.peerServer((_, { properties }) => expirations.push(Number(properties.expiration)));
   const line = await it.proxy();
-  const { client, log } = await it.rpcClient(line.url);
+  const { call } = await it.rpcClient(line.url);
   const before = performance.now();
-  const call = messageOf(client.call(30, { timeout: 600_000 }));
+  void errorOf(call(30, 600_000));
   const after = performance.now();
   await until('the first', () => expirations.length === 1);
-  await line.refuse();
-  await until('the loss', () => log.length > 0);
-  const back = performance.now();
-  await line.listen();
+  const cutAt = performance.now();
+  line.cut();
   await until('the second', () => expirations.length === 2);
-  expect(expirations[1]).toBeLessThanOrEqual(Math.ceil(600_000 - (back - after)));
+  expect(expirations[1]).toBeLessThanOrEqual(Math.ceil(600_000 - (cutAt - after)));
   expect(Math.min(...expirations)).toBeGreaterThanOrEqual(Math.floor(600_000 - (performance.now() - before)));
-  await client.close();
-  await call;
 });
 
 test('reaches the broker that its url names, whatever AMQP_URL says, and two at the same time', async () => {
@@ -49,7 +44,7 @@ test('reaches the broker that its url names, whatever AMQP_URL says, and two at 
   await other.peerServer(replying(['2']));
   vi.stubEnv('AMQP_URL', 'amqp://localhost:1');
   const both = [await it.rpcClient(), await other.rpcClient()];
-  expect(await Promise.all(both.map(({ client }) => client.call(30)))).toEqual([1n, 2n]);
+  expect(await Promise.all(both.map(({ call }) => call(30)))).toEqual([1n, 2n]);
   await expect(RpcClient.connect({ url: 'localhost' })).rejects.toThrow('url is not a URL such as');
 });
 
@@ -59,7 +54,6 @@ test.each([undefined, ''])('is guest at localhost:5672 where url is not given an
   const { host, port } = it.broker.details; // reached in any case, and never the broker of somebody else
   const spy = vi.spyOn(net, 'connect').mockImplementation(((options: net.TcpNetConnectOpts, ...rest: []) =>
     connect({ ...options, host, port }, ...rest)) as typeof net.connect);
-  onTestFinished(() => spy.mockRestore());
   await (await RpcClient.connect()).close();
   expect(spy.mock.lastCall![0]).toMatchObject({ host: 'localhost', port: 5672 });
   await (await RpcClient.connect({ url: it.url.replace('guest:guest@', '') })).close();
@@ -67,11 +61,11 @@ test.each([undefined, ''])('is guest at localhost:5672 where url is not given an
 
 /** How long two calls take where they are fast (the third of 20 pairs), in milliseconds. */
 async function timeOfTwoCalls(scene: Scene): Promise<number> {
-  const { client } = await scene.rpcClient();
+  const { call } = await scene.rpcClient();
   const times: number[] = [];
   while (times.length < 20) {
     const calledAt = performance.now();
-    for (let i = 0; i < 2; i++) await client.call(30); // of a server that has it on, one in two is slow
+    for (let i = 0; i < 2; i++) await call(30); // of a server that has it on, one in two is slow
     times.push(performance.now() - calledAt);
   }
   return times.sort((x, y) => x - y)[2]!;
@@ -96,67 +90,65 @@ test('drops a reply with an unknown, an empty or no correlation id, and one that
     replying(['1', { correlationId: 'unknown' }], ['2', { correlationId: '' }])(channel, request);
     replying(['3', { correlationId: undefined }], ['832040'], ['832040'], ['4'])(channel, request);
   });
-  const { client, log } = await it.rpcClient();
-  expect(await client.call(30)).toBe(832040n);
-  await until('five dropped', () => log.length === 5);
-  const dropped = ['1', '2', '3', '832040', '4'];
-  expect(log).toEqual(dropped.map((body) => `Dropped a reply that no call waits for: "${body}"`));
-  expect(await client.call(30)).toBe(832040n);
+  const { call, log } = await it.rpcClient();
+  expect(await call(30)).toBe(832040n);
+  const dropped = () => log.filter((line) => !line.startsWith('No reply for a second'));
+  await until('five dropped', () => dropped().length === 5);
+  const bodies = ['1', '2', '3', '832040', '4'];
+  expect(dropped()).toEqual(bodies.map((body) => `Dropped a reply that no call waits for: "${body}"`));
+  expect(await call(30)).toBe(832040n);
 });
 
-test.each([
-  ['an empty one', '', '""'], ['a word', 'abc', '"abc"'], ['hexadecimal digits', '0x1f', '"0x1f"'],
-  ['a negative number', '-6246583658587674878', '"-6246583658587674878"'],
-  ['invalid UTF-8', Buffer.from([0xff, 0xfe]), '"��"'],
-  ['10 MB of digits', '1'.repeat(10_000_000), '10000000 bytes'],
-  ['control characters', '\u001b]0;x\u0007', '"\\u001b]0;x\\u0007"'],
-])('rejects a call whose reply is no number: %s', async (_, body, named) => {
-  await it.peerServer((...all) => replying(all[1].content.toString() === '1' ? [body] : ['1'])(...all));
-  const { client } = await it.rpcClient();
-  await expect(client.call(1)).rejects.toThrow(named);
-  expect(await client.call(2)).toBe(1n); // on the same connection
-});
-
-test('says of a late call what the queue looks like now, not what it looked like once', async () => {
-  const { client } = await it.rpcClient();
-  const expectSeen = (seen: string) => until(seen, async () => {
-    const message = await messageOf(client.call(30, { timeout: 300 }));
-    return !message.includes('the broker does not answer') && (expect(message).toContain(seen), true); // in 200 ms
-  });
-  await expectSeen('no reply within 300 ms; there is no rpc_queue: start a server with: ');
-  const channel = await it.peerServer(() => {});
-  await expectSeen('no reply within 300 ms; rpc_queue has 1 server');
-  await channel.close();
-  await expectSeen('no reply within 300 ms; rpc_queue has 0 servers');
+test('rejects a call whose reply is no number, and goes on', async () => {
+  const replies: [string | Buffer, string][] = [
+    ['', '""'], ['abc', '"abc"'], ['0x1f', '"0x1f"'], ['-6246583658587674878', '"-6246583658587674878"'],
+    [Buffer.from([0xff, 0xfe]), '"��"'], ['1'.repeat(10_000_000), '10000000 bytes'],
+    ['\u001b]0;x\u0007', '"\\u001b]0;x\\u0007"'],
+  ];
+  await it.peerServer((...all) => replying([replies[Number(all[1].content)]?.[0] ?? '1'])(...all));
+  const { call } = await it.rpcClient();
+  for (const [n, [, named]] of replies.entries()) await expect(call(n)).rejects.toThrow(named);
+  expect(await call(replies.length)).toBe(1n);
 });
 
 test('rejects a call that the broker refuses, since the queue is full', async () => {
   await it.queue({ arguments: { 'x-max-length': 1, 'x-overflow': 'reject-publish' } });
-  const { client } = await it.rpcClient();
-  messageOf(client.call(1));
+  const { call } = await it.rpcClient();
+  void errorOf(call(1));
   await it.queueHas({ messageCount: 1 });
-  await expect(client.call(2)).rejects.toThrow('the broker refuses the request: rpc_queue is full');
+  const message = 'the broker refuses the request: rpc_queue is full, or has no leader';
+  expect(await errorOf(call(2))).toMatchObject({ code: 'REFUSED', message });
 });
 
-test('says that there is no reply a second after the call, and not before, however busy the program was', async () => {
-  await it.queue();
-  const { client, log } = await it.rpcClient();
-  for (const end = performance.now() + 500; performance.now() < end;); // a timer that is started now counts from before
-  const calledAt = performance.now();
-  messageOf(client.call(30));
-  while (log.length === 0) await new Promise(setImmediate);
-  expect(performance.now() - calledAt).toBeGreaterThanOrEqual(1_000);
+test('an error has a code, what it came from as its cause, and is an object of its own', async () => {
+  const server: Record<string, ReturnType<typeof replying>> = {
+    1: replying(['no luck', { type: 'error' }]), 2: replying(['abc']), 3: () => {}, 4: () => {},
+  };
+  await it.peerServer((channel, request) => server[String(request.content)]!(channel, request));
+  const { client, call } = await it.rpcClient();
+  const [failed, nonsense, late] = await Promise.all([call(1), call(2), call(3, 500)].map(errorOf));
+  expect(failed).toMatchObject({ name: 'RpcError', code: 'SERVER', message: 'no luck' });
+  const cause = expect.any(Error);
+  expect(nonsense).toMatchObject({ code: 'SERVER', message: expect.stringContaining('not a number'), cause });
+  expect(late).toMatchObject({ code: 'TIMEOUT', message: expect.stringContaining('no reply within 500 ms; ') });
+  expect('cause' in late!).toBe(false);
+  const pending = [call(4), call(4)].map(errorOf);
+  await client.close();
+  const closed = [...(await Promise.all(pending)), await errorOf(call(4))];
+  for (const error of closed) expect(error).toMatchObject({ code: 'CLOSED', message: 'the client is closed' });
+  expect(new Set(closed).size).toBe(3);
+  const nowhere = await errorOf(RpcClient.connect({ url: 'amqp://localhost:1' }));
+  expect(nowhere).toMatchObject({ code: 'CLOSED', message: expect.stringContaining('ECONNREFUSED'), cause });
 });
 
-test('says it once for as many servers, and again when there are more, or fewer', async () => {
-  const channels = [await it.peerServer(() => {}), await it.peerServer(() => {})];
-  const { client, log } = await it.rpcClient();
-  messageOf(client.call(30));
-  await until('two servers', () => log.length === 1);
-  await channels[0]!.close();
-  await until('one server', () => log.length === 2);
-  await channels[1]!.close();
-  await until('no server', () => log.length === 3);
-  const servers = log.map((line) => /^No reply for a second: rpc_queue has (\d) server/.exec(line)?.[1]);
-  expect(servers).toEqual(['2', '1', '0']);
+test('await using closes the client, also where a call fails', async () => {
+  await it.peerServer(replying(['abc']));
+  let left: RpcClient | undefined;
+  const use = async () => {
+    await using client = await RpcClient.connect({ url: it.url });
+    left = client;
+    await client.call(1);
+  };
+  expect(await errorOf(use())).toMatchObject({ code: 'SERVER' });
+  expect(await errorOf(left!.call(1))).toMatchObject({ code: 'CLOSED' });
 });

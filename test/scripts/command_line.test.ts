@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { fib } from '../../src/fib';
 import { newFolder, until } from '../support/processes';
-import { SCRIPTS, built, suite, type Script } from '../support/suite';
+import { QUIET, SCRIPTS, built, suite, type Script } from '../support/suite';
 
 const it = suite();
 const NO_BROKER = 'amqp://localhost:1';
@@ -16,7 +16,7 @@ test.each(SCRIPTS)('%s --help prints the usage', async (script) => {
   expect(help).toEqual({ status: 0, stdout: expect.stringMatching(USAGES[script]), stderr: '' });
 });
 
-const WRONG: Record<Script, [string[], string][]> = {
+const WRONG_USAGE: Record<Script, [string[], string][]> = {
   rpc_server: [
     [['--delay', '-1'], '--delay'], [['--delay=-1'], '"-1"'], [['--delay', '1.5'], '"1.5"'], [['--delay', ''], '""'],
     [['--delay', '2147483648'], '"2147483648"'], [['--delay'], '--delay'], [['30'], "'30'"],
@@ -30,21 +30,37 @@ const WRONG: Record<Script, [string[], string][]> = {
   ],
 };
 
-test.each(SCRIPTS)('wrong usage of %s is named, before connecting, and ends with status 2', async (script) => {
-  const commandLines = WRONG[script].map(([args]) => ({ args, url: NO_BROKER }));
-  const outcomes = await it.outcomes(script, commandLines);
-  WRONG[script].forEach(([args, named], i) => {
-    const { stderr } = outcomes[i]!;
-    const usage = expect.stringMatching(/^ \[!\] .*\nUsage: /);
-    expect([args, outcomes[i]]).toEqual([args, { status: 2, stdout: '', stderr: usage }]);
-    expect(stderr.split('\n')[0]).toContain(named);
-  });
-  expect(await it.run(script, commandLines[0]!.args, NO_BROKER).end()).toEqual(outcomes[0]); // as a process of its own
+const SECRET = 'hunter2';
+const AT = `amqp://guest:${SECRET}@`;
+const WRONG_URLS: [string, string][] = [
+  ...[`localhost ${SECRET}`, `${AT}localhost:99999`, `${AT}/vhost`, 'amqp:///vhost'].map((url): [string, string] =>
+    [url, 'AMQP_URL is not a URL such as']),
+  [`http://u:${SECRET}@localhost:1`, 'AMQP_URL must begin with amqp: or amqps:, not http'],
+  [`amqp://guest:12#${SECRET}@localhost:1`, 'AMQP_URL holds an @ behind the host'],
+  [`amqp://guest:12/${SECRET}@localhost:1`, 'AMQP_URL holds an @ behind the host'],
+  ...['abc', '', '0.4', '-1'].map((heartbeat): [string, string] =>
+    [`${AT}localhost:1?heartbeat=${heartbeat}`, `heartbeat in AMQP_URL must be whole seconds, not "${heartbeat}"`]),
+];
+
+test.each(SCRIPTS)('%s names what is wrong with usage (status 2) or URL (1), before connecting', async (script) => {
+  const usages = WRONG_USAGE[script].map(([args, named]) => ({ args, url: NO_BROKER, named, status: 2 }));
+  const urls = WRONG_URLS.map(([url, named]) => ({ args: [], url, named, status: 1 }));
+  const outcomes = await it.outcomes(script, [...usages, ...urls]);
+  for (const [i, { args, url, named, status }] of [...usages, ...urls].entries()) {
+    const [stderr, ...rest] = outcomes[i]!.stderr.split('\n');
+    const usage = status === 2 ? /^Usage: / : /^$/;
+    expect([args, url, outcomes[i]!.status, outcomes[i]!.stdout]).toEqual([args, url, status, '']);
+    expect([stderr, rest.join('\n')]).toEqual([expect.stringMatching(/^ \[!\] /), expect.stringMatching(usage)]);
+    expect(stderr).toContain(named);
+    expect(stderr).not.toContain(SECRET);
+  }
+  const { args, url } = usages[0]!;
+  expect(await it.run(script, args, url).end()).toEqual(outcomes[0]); // as a process of its own
 });
 
-test.each(SCRIPTS)('%s is imported without starting anything', async (script) => {
-  const command = it.command(process.execPath, ['-e', `require(${JSON.stringify(built(`src/${script}`))})`]);
-  expect(await command.end()).toEqual({ status: 0, stdout: '', stderr: '' });
+test('both scripts are imported without starting anything', async () => {
+  const code = SCRIPTS.map((script) => `require(${JSON.stringify(built(`src/${script}`))})`).join(';');
+  expect(await it.command(process.execPath, ['-e', code]).end()).toEqual({ status: 0, stdout: '', stderr: '' });
 });
 
 const VALUE = ` [x] Requesting fib(1000000)\n [.] Got ${fib(1_000_000)}\n`; // 208,988 digits
@@ -62,7 +78,7 @@ test.each([
 ])('the output of the client %s', async (_, line, expected) => {
   await it.server();
   const { status, stdout, stderr } = await shell(line, 'rpc_client', '1000000').end();
-  expect([status, stdout === expected, stderr]).toEqual([0, true, '']);
+  expect([status, stdout === expected, stderr]).toEqual([0, true, QUIET]);
 });
 
 test.each([
@@ -72,7 +88,7 @@ test.each([
 ])('%s ends client and server without a stack trace', async (_, line, clientOutput, serverOutput) => {
   const delayed = await it.server('--delay', '500'); // so that the reader has left when the answer comes
   const client = await shell(line, 'rpc_client', '1', '2').end();
-  expect(client).toEqual({ status: 1, stdout: clientOutput, stderr: '' });
+  expect(client).toEqual({ status: 1, stdout: clientOutput, stderr: QUIET });
   delayed.kill('SIGKILL');
   const channel = await it.queue({ durable: true });
   const server = shell(line, 'rpc_server');

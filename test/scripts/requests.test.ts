@@ -78,13 +78,14 @@ test('a request whose properties cannot be sent back is acknowledged all the sam
   await server.shows(/^ \[!\] Cannot reply: /m);
 });
 
-test('servers share the requests, and hold one at a time', async () => {
-  const servers = [await it.server('--delay', '1000000'), await it.server('--delay', '1000000')];
+test.each([[1, []], [3, ['--prefetch', '3']]])('servers share requests, and hold %i each', async (each, options) => {
+  const start = () => it.server('--delay', '1000000', ...options);
+  const servers = [await start(), await start()];
   const { ask } = await asker();
-  for (let n = 1; n <= 6; n++) ask(String(n));
-  await it.queueHas({ messageCount: 4 });
-  for (const server of servers) await server.shows(/fib/);
-  expect(servers.map((server) => server.count(/fib/))).toEqual([1, 1]);
+  for (let n = 1; n <= 8; n++) ask(String(n));
+  await it.queueHas({ messageCount: 8 - 2 * each });
+  for (const server of servers) await server.shows(/fib/, { times: each });
+  expect(servers.map((server) => server.count(/fib/))).toEqual([each, each]);
 });
 
 test('rpc_queue is declared durable and without a type where it is missing', async () => {
@@ -104,17 +105,6 @@ test.each([
   const { ask, answer } = await asker();
   ask('30');
   expect(await answer()).toBe('832040');
-});
-
-test('npx ts-node src/rpc_server.ts serves until Ctrl-C, and finishes the request it has then', async () => {
-  const server = it.npx('rpc_server', '--delay', '2000');
-  await server.shows(/^ \[x\] Awaiting RPC requests$/m);
-  const { ask, answer } = await asker();
-  ask('30');
-  await server.shows(/fib\(30\)/);
-  process.kill(-server.child.pid!, 'SIGINT'); // as a terminal does, to all of them; npx may hand it on a second time
-  expect(await answer()).toBe('832040');
-  await server.exit();
 });
 
 const REQUESTS = 3_000;

@@ -1,7 +1,9 @@
 import { execFileSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { cpSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
 import { expect, test } from 'vitest';
-import { checkout, suite, take } from '../support/suite';
+import { runFolder } from '../support/processes';
+import { QUIET, suite, take } from '../support/suite';
 
 const it = suite();
 
@@ -28,14 +30,16 @@ export function readArgument(body: Buffer): Argument {
 `;
 
 test('src with another fib.ts, asynchronous, JSON in and JSON out, and nothing else changed, works', async () => {
-  const folder = checkout({ forNpm: false });
+  const folder = path.join(runFolder(), 'built', 'service'); // where there are node_modules
+  for (const file of ['src', 'tsconfig.json']) cpSync(file, path.join(folder, file), { recursive: true });
   const run = (script: string, ...args: string[]) => it.command('node', [`${folder}/dist/${script}`, ...args]);
   writeFileSync(`${folder}/src/fib.ts`, SERVICE);
-  execFileSync('node_modules/.bin/tsc', { cwd: folder }); // with its types checked
-  const server = run('rpc_server.js');
+  execFileSync('node_modules/.bin/tsc', ['-p', folder]); // with its types checked
+  const line = await it.proxy();
+  const server = it.command('node', [`${folder}/dist/rpc_server.js`], { AMQP_URL: line.url });
   await server.shows(/Awaiting/);
   const stdout = ' [x] Requesting fib({"word":"rabbit"})\n [.] Got {"letters":["a","b","b","i","r","t"]}\n';
-  expect(await run('rpc_client.js').end()).toEqual({ status: 0, stdout, stderr: '' });
+  expect(await run('rpc_client.js').end()).toEqual({ status: 0, stdout, stderr: QUIET });
   const mixed = await run('rpc_client.js', '{"word":"fail"}', '{"word":""}').end();
   expect(mixed).toMatchObject({ status: 1, stderr: ' [!] fib({"word":"fail"}): no such word\n' });
   expect(mixed.stdout).toContain(' [.] fib({"word":""}) = null\n');
@@ -44,7 +48,7 @@ test('src with another fib.ts, asynchronous, JSON in and JSON out, and nothing e
   expect(await run('rpc_client.js', '{"word":1}').end()).toEqual({ status: 2, stdout: '', stderr });
   expect(await run('rpc_client.js', '--timeout', '1000', '{"word":"stuck"}').exit()).toBe(1);
   await server.shows(/stuck/); // and is at work on it for ever, but keeps no later request waiting
-  await it.broker.closeConnections(it.vhost);
+  line.cut();
   await server.shows(/Awaiting/, { times: 2 });
   expect(await run('rpc_client.js').exit()).toBe(0);
   const { channel } = await it.peer();

@@ -53,8 +53,8 @@ export class Broker {
 
   /** One for tests, which need its HTTP API but not the statistics that it would spend time on. */
   static async startForTests(config: string[] = []): Promise<Broker> {
-    const quiet = ['management_agent.disable_metrics_collector = true', ...config];
-    return Broker.start({ managementPort: await freePort(), config: quiet });
+    const own = ['management_agent.disable_metrics_collector = true', 'handshake_timeout = 600000', ...config];
+    return Broker.start({ managementPort: await freePort(), config: own });
   }
 
   /** All but the node itself, which boot() starts. */
@@ -134,11 +134,6 @@ export class Broker {
     const answer = await response.text();
     if (!response.ok) throw new Error(`${method} ${resource}: ${response.status} ${answer}`);
     return answer && JSON.parse(answer);
-  }
-
-  /** Closes all connections, or those to a virtual host. RabbitMQ 4.3's HTTP API lists none without statistics. */
-  async closeConnections(vhost?: string): Promise<void> {
-    await this.ctl('close_all_connections', ...(vhost === undefined ? ['--global'] : ['-p', vhost]), 'test');
   }
 
   /** Adds a virtual host, and returns its name. */

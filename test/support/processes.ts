@@ -57,12 +57,12 @@ function start(command: string, args: string[], env: NodeJS.ProcessEnv): ChildPr
   });
 }
 
-/** Waits until `condition` returns something true, and returns that. Fails after `deadline` ms. */
-export async function until<T>(what: string, condition: () => Promise<T> | T, deadline = 300_000) {
+/** Waits until `condition` returns something true, and returns that. Fails after `deadline` ms, and names `what`. */
+export async function until<T>(what: string, condition: () => Promise<T> | T, deadline = 300_000, more = () => '') {
   for (const end = Date.now() + deadline; ; await pause(20)) {
     const result = await condition();
     if (result) return result;
-    if (Date.now() > end) throw new Error(`${what}: not within ${deadline} ms`);
+    if (Date.now() > end) throw new Error(`${what}: not within ${deadline} ms${more()}`);
   }
 }
 
@@ -127,18 +127,13 @@ export class Command {
     if (!seen()) throw new Error(`no ${pattern} (${times}) in:\n${this.stdout}${this.stderr}`);
   }
 
-  /** Waits for the process to end, and returns its exit status, or the signal's name. */
-  async exit(deadline = 300_000): Promise<number | string> {
-    await until('exit', () => !this.running, deadline).catch(() => {
-      throw new Error(`still running after ${deadline} ms:\n${this.stdout}${this.stderr}`);
-    });
-    return this.#exit!;
+  /** Waits for the process to end, and returns its exit status (or the signal's name) and its output. */
+  async end(deadline?: number): Promise<{ status: number | string; stdout: string; stderr: string }> {
+    await until('exit', () => !this.running, deadline, () => `:\n${this.stdout}${this.stderr}`);
+    return { status: this.#exit!, stdout: this.stdout, stderr: this.stderr };
   }
 
-  /** Waits for the process to end, and returns all that there is to know of it. */
-  async end(deadline?: number): Promise<{ status: number | string; stdout: string; stderr: string }> {
-    return { status: await this.exit(deadline), stdout: this.stdout, stderr: this.stderr };
-  }
+  readonly exit = async (deadline?: number) => (await this.end(deadline)).status;
 
   /** Signals the process alone, as `kill` does. */
   readonly kill = (signal: NodeJS.Signals) => this.child.kill(signal);

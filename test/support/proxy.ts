@@ -9,6 +9,7 @@ export type Direction = 'up' | 'down';
 
 export interface Faults {
   cutAfter?: { bytes: number; direction: Direction }; // a connection is cut after so many
+  cutAt?: string; // and where it would pass this on
   delay?: number; // ms that all is late by
   drip?: number; // ms for each byte
   silent?: boolean; // accepts, and neither says nor forwards anything
@@ -87,10 +88,12 @@ export class Proxy {
     pipeline(broker, (source) => this.#pass(source, 'down', line, faults), program, end);
   }
 
-  async *#pass(source: AsyncIterable<Buffer>, direction: Direction, line: Line, { cutAfter, delay, drip }: Faults) {
+  async *#pass(source: AsyncIterable<Buffer>, direction: Direction, line: Line, faults: Faults) {
+    const { cutAfter, cutAt, delay, drip } = faults;
     let left = cutAfter?.direction === direction ? cutAfter.bytes : Infinity;
     for await (const bytes of source) {
       if (line.held === direction) await new Promise(() => {});
+      if (cutAt && bytes.includes(cutAt)) left = Math.min(left, bytes.indexOf(cutAt));
       const passed = bytes.subarray(0, left);
       left -= passed.length;
       this.forwarded[direction] += passed.length;

@@ -25,27 +25,18 @@ async function build(): Promise<void> {
 }
 
 async function startBroker(): Promise<void> {
-  const folder = newFolder('certificates');
-  certify(folder);
-  const port = await freePort();
+  const [folder, port] = [newFolder('certificate'), await freePort()];
+  const [certificate, key] = [`${folder}/certificate.pem`, `${folder}/key.pem`];
+  const names = '-subj /CN=localhost -addext subjectAltName=DNS:localhost';
+  const files = `-keyout ${key} -out ${certificate}`;
+  const command = `req -x509 -days 2 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 ${names} ${files}`;
+  execFileSync('openssl', command.split(' '), { stdio: 'pipe' });
+  chmodSync(key, 0o644); // the broker may be another user
   const config = [
     `listeners.ssl.1 = 127.0.0.1:${port}`,
-    `ssl_options.cacertfile = ${folder}/ca.pem`,
-    `ssl_options.certfile = ${folder}/localhost.pem`,
-    `ssl_options.keyfile = ${folder}/localhost.key`,
+    `ssl_options.certfile = ${certificate}`,
+    `ssl_options.keyfile = ${key}`,
   ];
   const { details } = await Broker.startForTests(config);
-  process.env.RPC_BROKER = JSON.stringify({ ...details, tls: { port, ca: `${folder}/ca.pem` } });
-}
-
-/** Makes a CA, and has it sign a certificate for localhost. */
-function certify(folder: string): void {
-  const openssl = (command: string) => execFileSync('openssl', command.split(' '), { cwd: folder, stdio: 'pipe' });
-  const key = '-nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1';
-  openssl(`req -x509 -days 2 ${key} -subj /CN=ca -keyout ca.key -out ca.pem`);
-  const host = '-subj /CN=localhost -addext subjectAltName=DNS:localhost';
-  openssl(`req ${key} ${host} -keyout localhost.key -out localhost.csr`);
-  const ca = '-CA ca.pem -CAkey ca.key -CAcreateserial -copy_extensions copy';
-  openssl(`x509 -req -days 2 -in localhost.csr ${ca} -out localhost.pem`);
-  chmodSync(path.join(folder, 'localhost.key'), 0o644); // the broker may be another user
+  process.env.RPC_BROKER = JSON.stringify({ ...details, tls: { port, ca: certificate } });
 }

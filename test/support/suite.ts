@@ -1,25 +1,17 @@
 // What the end-to-end suites share: a broker, a virtual host for each test, the two scripts, the wire's other side.
 import { connect, type Channel, type ChannelModel, type ConsumeMessage, type GetMessage } from 'amqplib';
-import { cpSync, symlinkSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from 'vitest';
-import { RpcClient } from '../../src/rpc_client';
+import { RpcClient, type RpcError } from '../../src/rpc_client';
 import { Broker } from './broker';
 import type { CommandLine, Outcome } from './command_lines';
-import { Command, ROOT, count, newFolder, runFolder, until } from './processes';
+import { Command, count, runFolder, until } from './processes';
 import { Proxy, type Faults } from './proxy';
 
 export const SCRIPTS = ['rpc_server', 'rpc_client'] as const;
 export type Script = (typeof SCRIPTS)[number];
-const PACKAGES = 'node_modules';
+const PATIENCE = '600000'; // ms for calls that are answered, however slow the machine is
 export type Answer = (channel: Channel, request: ConsumeMessage) => void;
-
-/** The environment for npm and npx. */
-export const NPM = {
-  npm_config_cache: newFolder('npm'), // no file elsewhere
-  npm_config_update_notifier: 'false',
-  npm_config_call: undefined, // what `npx -c 'npm test'` was told, and would tell npx again
-};
 
 /** A virtual host, and all that is started and connected in it. */
 export class Scene {
@@ -68,11 +60,6 @@ export class Scene {
     return JSON.parse(stdout);
   }
 
-  /** Runs one of the scripts as a user types it. */
-  npx(script: Script, ...args: string[]): Command {
-    return this.command('npx', ['ts-node', `src/${script}.ts`, ...args], NPM);
-  }
-
   /** Runs the server and waits until it serves. */
   async serverAt(url: string, ...args: string[]): Promise<Command> {
     const server = this.run('rpc_server', args, url);
@@ -81,14 +68,16 @@ export class Scene {
   }
 
   readonly server = (...args: string[]) => this.serverAt(this.url, ...args);
-  readonly client = (...args: string[]) => this.run('rpc_client', args);
+  readonly client = (...args: string[]) => this.run('rpc_client', ['--timeout', PATIENCE, ...args]);
 
   /** The client class, in this process, and what it logs. */
-  async rpcClient(url = this.url): Promise<{ client: RpcClient; log: string[] }> {
+  async rpcClient(url = this.url) {
     const log: string[] = [];
     const client = await RpcClient.connect({ url, log: (line) => log.push(line) });
     this.#ends.push(() => client.close());
-    return { client, log };
+    const call = (n: number, timeout = Number(PATIENCE)) => client.call(n, { timeout });
+    const says = (pattern: RegExp) => until(`${pattern}`, () => pattern.test(log.join('\n')));
+    return { client, call, log, says };
   }
 
   /** A line to the broker that fails in the ways that it is told to. */
@@ -139,17 +128,6 @@ export class Scene {
   }
 }
 
-/** A copy of the project, in which a test may change what it likes: its packages, too, where npm is to run in it. */
-export function checkout({ forNpm }: { forNpm: boolean }): string {
-  const folder = newFolder('checkout');
-  const files = ['package.json', 'package-lock.json', 'tsconfig.json', 'src', 'test', ...(forNpm ? [PACKAGES] : [])];
-  for (const file of files) {
-    cpSync(path.join(ROOT, file), path.join(folder, file), { recursive: true, preserveTimestamps: true });
-  }
-  if (!forNpm) symlinkSync(path.join(ROOT, PACKAGES), path.join(folder, PACKAGES)); // else npm would empty it
-  return folder;
-}
-
 /** Where the run's set-up has put a file of src or test. */
 export const built = (file: string) => path.join(runFolder(), 'built', `${file}.js`);
 
@@ -177,6 +155,11 @@ export function expectOneLineEach(output: string, away = 0): void {
   expect(count(output, LOST)).toBeGreaterThanOrEqual(1);
   expect(count(output, LOST)).toBeLessThanOrEqual(1 + Math.floor(away / 40_000)); // ms: 30 pauses of 1.5 s are short
 }
+
+/** What a client that is answered may say: nothing, or on a slow machine that there is no reply for a second. */
+export const QUIET = expect.not.stringMatching(/^(?! \[!\] No reply for a second: ).+$/m);
+
+export const errorOf = (call: Promise<unknown>) => call.then(() => undefined, (error: RpcError) => error);
 
 /** Answers with these bodies and properties, whatever was asked. */
 export function replying(...replies: [string | Buffer, object?][]): Answer {

@@ -1,0 +1,98 @@
+import type { ChannelModel } from 'amqplib';
+import { expect, test, vi } from 'vitest';
+import { until } from '../support/processes';
+import { errorOf, replying, suite } from '../support/suite';
+
+const it = suite();
+const NOBODY = () => {}; // the answer of a server that keeps the requests
+
+/** Counts the channels that are opened in this process from now on: each look takes one. */
+const countLooks = async () => {
+  const { connection } = await it.peer();
+  return vi.spyOn(Object.getPrototypeOf(connection) as ChannelModel, 'createChannel');
+};
+
+/** How many servers the lines name. */
+const serversIn = (log: string[]) =>
+  log.map((line) => /^No reply for a second: rpc_queue has (\d+) servers?\b/.exec(line)?.[1]).join(' ');
+
+test('a client whose calls are answered never looks at rpc_queue', async () => {
+  await it.peerServer(replying(['832040']));
+  const { call, log } = await it.rpcClient();
+  const looks = await countLooks();
+  for (const begin = performance.now(); performance.now() - begin < 1_500;) await call(30);
+  expect(looks).toHaveBeenCalledTimes(log.length); // 0, but for a machine that takes a second for a call
+});
+
+test('calls that end together share looks, and an idle client none, though its servers are gone', async () => {
+  const channel = await it.peerServer(NOBODY);
+  const { call, log } = await it.rpcClient();
+  const looks = await countLooks();
+  const calls = Array.from({ length: 50 }, () => errorOf(call(30, 300)));
+  for (const error of await Promise.all(calls)) expect(error!.code).toBe('TIMEOUT');
+  expect(looks.mock.calls.length).toBeLessThan(25); // one, if all their timers fire at once
+  await channel.deleteQueue('rpc_queue');
+  await errorOf(call(30, 300));
+  looks.mockClear();
+  await errorOf(call(30, 3_000)); // whose looks come at pauses that grow
+  expect(looks.mock.calls.length).toBeLessThan(20);
+  looks.mockClear();
+  await until('three seconds', ((begin) => () => performance.now() - begin > 3_000)(performance.now()));
+  expect(looks).not.toHaveBeenCalled();
+  expect(log.filter((line) => /No reply for a second: there is no rpc_queue/.test(line))).toHaveLength(1);
+});
+
+test('a request that comes back is sent again when there is a server, once, and so are the later ones', async () => {
+  await it.peerServer(replying(['1']));
+  const { call } = await it.rpcClient();
+  expect(await call(1)).toBe(1n);
+  await (await it.peer()).channel.deleteQueue('rpc_queue');
+  const calls = [call(2), call(3), call(4)];
+  await until('the look of one', async () => /there is no/.test((await errorOf(call(5, 100)))!.message));
+  const channel = await it.queue();
+  const asked: string[] = [];
+  await channel.consume('rpc_queue', (request) => {
+    asked.push(String(request!.content));
+    replying(['7'])(channel, request!);
+  }, { noAck: true });
+  expect(await Promise.all(calls)).toEqual([7n, 7n, 7n]);
+  expect(asked.sort()).toEqual(['2', '3', '4']);
+});
+
+test('says that there is no reply a second after the call, and not before, however busy the program was', async () => {
+  await it.queue();
+  const { call, log } = await it.rpcClient();
+  for (const end = performance.now() + 500; performance.now() < end;); // a timer that is started now counts from before
+  const calledAt = performance.now();
+  void errorOf(call(30));
+  while (log.length === 0) await new Promise(setImmediate);
+  expect(performance.now() - calledAt).toBeGreaterThanOrEqual(1_000);
+});
+
+test('says it once for as many servers, and again when there are more, or fewer, or after a reply', async () => {
+  const servers = [await it.peerServer(NOBODY), await it.peerServer(NOBODY)];
+  const { call, log } = await it.rpcClient();
+  for (const n of [1, 2, 3]) void errorOf(call(n));
+  await until('two servers', () => serversIn(log) === '2');
+  await servers[0]!.close();
+  await until('one server', () => serversIn(log) === '2 1');
+  await servers[1]!.close();
+  await until('no server', () => serversIn(log) === '2 1 0');
+  await it.peerServer((...all) => String(all[1].content) === '4' && replying(['3'])(...all));
+  await until('one server', () => serversIn(log) === '2 1 0 1');
+  expect(await call(4)).toBe(3n);
+  await until('another silence', () => serversIn(log) === '2 1 0 1 1');
+});
+
+test('says of a late call what the queue looks like now, not what it looked like once', async () => {
+  const { call } = await it.rpcClient();
+  const expectSeen = (seen: string) => until(seen, async () => {
+    const { message } = (await errorOf(call(30, 300)))!;
+    return !message.includes('the broker does not answer') && (expect(message).toContain(seen), true); // in 200 ms
+  });
+  await expectSeen('no reply within 300 ms; there is no rpc_queue: start a server with: ');
+  const channel = await it.peerServer(NOBODY);
+  await expectSeen('no reply within 300 ms; rpc_queue has 1 server');
+  await channel.close();
+  await expectSeen('no reply within 300 ms; rpc_queue has 0 servers');
+});
