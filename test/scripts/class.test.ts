@@ -1,6 +1,5 @@
-import { connect } from 'amqplib';
 import net from 'node:net';
-import { expect, onTestFinished, test, vi } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { RpcClient } from '../../src/rpc_client';
 import { until } from '../support/processes';
 import { errorOf, replying, suite, type Scene } from '../support/suite';
@@ -74,9 +73,7 @@ async function timeOfTwoCalls(scene: Scene): Promise<number> {
 test("a call takes none of the 40 ms that Nagle's algorithm adds where a server has it on", async () => {
   const other = await it.another();
   await it.server();
-  const connection = await connect(other.url); // as amqplib does by default
-  onTestFinished(() => connection.close());
-  const channel = await connection.createChannel();
+  const { channel } = await other.peer({ noDelay: false }); // amqplib's default
   await channel.assertQueue('rpc_queue');
   await channel.consume('rpc_queue', (request) => {
     replying(['832040'])(channel, request!);

@@ -1,5 +1,6 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { fib } from '../../src/fib';
+import { RpcClient } from '../../src/rpc_client';
 import { newFolder, until } from '../support/processes';
 import { QUIET, SCRIPTS, built, suite, type Script } from '../support/suite';
 
@@ -16,46 +17,43 @@ test.each(SCRIPTS)('%s --help prints the usage', async (script) => {
   expect(help).toEqual({ status: 0, stdout: expect.stringMatching(USAGES[script]), stderr: '' });
 });
 
-const WRONG_USAGE: Record<Script, [string[], string][]> = {
-  rpc_server: [
-    [['--delay', '-1'], '--delay'], [['--delay=-1'], '"-1"'], [['--delay', '1.5'], '"1.5"'], [['--delay', ''], '""'],
-    [['--delay', '2147483648'], '"2147483648"'], [['--delay'], '--delay'], [['30'], "'30'"],
-    [['--dealy', '3'], '--dealy'], [['--prefetch', '0'], '"0"'], [['--prefetch', '65536'], '"65536"'],
-    [['--prefetch', 'x'], '"x"'], [['--\u001b[31m'], '\\u{1b}[31m'],
-  ],
-  rpc_client: [
-    [['abc'], '"abc"'], [['1', '1000001'], '"1000001"'], [['-5'], "'-5'"], [['--', '-5'], '"-5"'], [['5', ''], '""'],
-    [['\u001b[31m'], '"\\u001b[31m"'], [['--timeout'], '--timeout'], [['--timeout', '0', '5'], '"0"'],
-    [['--timeout', '1s'], '"1s"'], [['--timeout', '2147483648'], '"2147483648"'], [['--retries', '3'], '--retries'],
-  ],
-};
+test.each<[Script, string[], string]>([
+  ['rpc_server', ['--delay', '1.5'], '--delay must be a whole number from 0 to 2147483647; got "1.5"'],
+  ['rpc_server', ['--prefetch', '65536'], '--prefetch must be a whole number from 1 to 65535; got "65536"'],
+  ['rpc_server', ['--delay', '-1'], '--delay'],
+  ['rpc_server', ['30'], "'30'"],
+  ['rpc_server', ['--\u001b[31m'], '\\u{1b}[31m'],
+  ['rpc_client', ['--timeout', '0', '5'], '--timeout must be a whole number from 1 to 2147483647; got "0"'],
+  ['rpc_client', ['1', '1000001'], '"1000001"'],
+  ['rpc_client', ['5', ''], '""'],
+  ['rpc_client', ['-5'], "'-5'"],
+  ['rpc_client', ['--timeout'], '--timeout'],
+])('wrong usage is named, before connecting, and ends with status 2: %s %j', async (script, args, named) => {
+  const { status, stdout, stderr } = await it.run(script, args, NO_BROKER).end();
+  expect([status, stdout, stderr]).toEqual([2, '', expect.stringMatching(/^ \[!\] .*\nUsage: /)]);
+  expect(stderr.split('\n')[0]).toContain(named);
+});
 
 const SECRET = 'hunter2';
 const AT = `amqp://guest:${SECRET}@`;
-const WRONG_URLS: [string, string][] = [
-  ...[`localhost ${SECRET}`, `${AT}localhost:99999`, `${AT}/vhost`, 'amqp:///vhost'].map((url): [string, string] =>
-    [url, 'AMQP_URL is not a URL such as']),
-  [`http://u:${SECRET}@localhost:1`, 'AMQP_URL must begin with amqp: or amqps:, not http'],
-  [`amqp://guest:12#${SECRET}@localhost:1`, 'AMQP_URL holds an @ behind the host'],
-  [`amqp://guest:12/${SECRET}@localhost:1`, 'AMQP_URL holds an @ behind the host'],
-  ...['abc', '', '0.4', '-1'].map((heartbeat): [string, string] =>
-    [`${AT}localhost:1?heartbeat=${heartbeat}`, `heartbeat in AMQP_URL must be whole seconds, not "${heartbeat}"`]),
-];
 
-test.each(SCRIPTS)('%s names what is wrong with usage (status 2) or URL (1), before connecting', async (script) => {
-  const usages = WRONG_USAGE[script].map(([args, named]) => ({ args, url: NO_BROKER, named, status: 2 }));
-  const urls = WRONG_URLS.map(([url, named]) => ({ args: [], url, named, status: 1 }));
-  const outcomes = await it.outcomes(script, [...usages, ...urls]);
-  for (const [i, { args, url, named, status }] of [...usages, ...urls].entries()) {
-    const [stderr, ...rest] = outcomes[i]!.stderr.split('\n');
-    const usage = status === 2 ? /^Usage: / : /^$/;
-    expect([args, url, outcomes[i]!.status, outcomes[i]!.stdout]).toEqual([args, url, status, '']);
-    expect([stderr, rest.join('\n')]).toEqual([expect.stringMatching(/^ \[!\] /), expect.stringMatching(usage)]);
-    expect(stderr).toContain(named);
-    expect(stderr).not.toContain(SECRET);
+test.each([
+  ...[`localhost ${SECRET}`, `${AT}localhost:99999`, `${AT}/vhost`, 'amqp:///'].map((url) => [url, 'is not a URL']),
+  [`http://u:${SECRET}@localhost:1`, 'must begin with amqp: or amqps:, not http'],
+  [`amqp://guest:12#${SECRET}@localhost:1`, 'holds an @ behind the host'],
+  [`amqp://guest:12/${SECRET}@localhost:1`, 'holds an @ behind the host'],
+])('AMQP_URL is refused, and no password shown, where it is %s', async (url, named) => {
+  vi.stubEnv('AMQP_URL', url);
+  await expect(RpcClient.connect()).rejects.toThrow(`AMQP_URL ${named}`);
+  await expect(RpcClient.connect()).rejects.not.toThrow(SECRET);
+});
+
+test.each(SCRIPTS)('%s ends with status 1 where AMQP_URL is refused, and names it', async (script) => {
+  for (const heartbeat of ['abc', '', '0.4', '-1']) {
+    const stderr = ` [!] heartbeat in AMQP_URL must be whole seconds, not "${heartbeat}"\n`;
+    const outcome = await it.run(script, [], `${NO_BROKER}?heartbeat=${heartbeat}`).end();
+    expect(outcome).toEqual({ status: 1, stdout: '', stderr });
   }
-  const { args, url } = usages[0]!;
-  expect(await it.run(script, args, url).end()).toEqual(outcomes[0]); // as a process of its own
 });
 
 test('both scripts are imported without starting anything', async () => {

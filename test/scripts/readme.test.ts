@@ -1,9 +1,8 @@
-import { execFileSync } from 'node:child_process';
 import { cpSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { expect, test } from 'vitest';
 import { findCommand } from '../support/broker';
-import { ROOT, freePort, newFolder, runFolder, until, type Command } from '../support/processes';
+import { ROOT, freePort, newFolder, processesWith, runFolder, until, type Command } from '../support/processes';
 import { suite } from '../support/suite';
 
 const it = suite();
@@ -120,8 +119,7 @@ test('every command of the README, in its order, prints what is shown there, and
   writeFileSync(path.join(folder, name!), program!);
   await expectEnd(`node_modules/.bin/ts-node ${name}`, 'ends', ['832040n']);
   for (const commands of [running.server, running.broker]) await interrupt(commands);
-  const processes = execFileSync('ps', ['axeww', '-o', 'args='], { encoding: 'utf8', maxBuffer: 2 ** 26 });
-  expect(processes.split('\n').filter((line) => line.includes(TMPDIR))).toEqual([]);
+  expect(processesWith(TMPDIR)).toEqual([]);
   expect(readdirSync(TMPDIR).filter((name) => name.startsWith('rpc-'))).toEqual([]);
   await it.serverAt(it.broker.url('rpc', 'rpc_server:s'));
   expect(await it.run('rpc_client', [], it.broker.url('rpc', 'rpc_client:c')).exit()).toBe(0);

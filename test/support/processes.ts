@@ -1,5 +1,5 @@
 // Processes that tests, demo and benchmark start: their output line by line, and the promise that none stays behind.
-import { spawn, type ChildProcess, type SpawnOptions } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcess, type SpawnOptions } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
@@ -57,6 +57,11 @@ function start(command: string, args: string[], env: NodeJS.ProcessEnv): ChildPr
   });
 }
 
+/** The processes that have this text in their arguments or environment, with both. */
+export const processesWith = (text: string) =>
+  execFileSync('ps', ['axeww', '-o', 'args='], { encoding: 'utf8', maxBuffer: 2 ** 26 })
+    .split('\n').filter((line) => line.includes(text));
+
 /** Waits until `condition` returns something true, and returns that. Fails after `deadline` ms, and names `what`. */
 export async function until<T>(what: string, condition: () => Promise<T> | T, deadline = 300_000, more = () => '') {
   for (const end = Date.now() + deadline; ; await pause(20)) {
@@ -83,14 +88,10 @@ export async function freePort(): Promise<number> {
   }
 }
 
-/** Random numbers from 0 to 1, always the same for a seed (mulberry32). */
+/** Random numbers from 0 to 1, always the same for a seed (Park and Miller's minimal standard). */
 export function generator(seed: number): () => number {
-  return () => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
+  let state = 1 + (seed % 2_147_483_646);
+  return () => (state = (state * 48_271) % 2_147_483_647) / 2_147_483_647;
 }
 
 /** How often `pattern` matches. */

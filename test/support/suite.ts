@@ -4,14 +4,16 @@ import path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from 'vitest';
 import { RpcClient, type RpcError } from '../../src/rpc_client';
 import { Broker } from './broker';
-import type { CommandLine, Outcome } from './command_lines';
 import { Command, count, runFolder, until } from './processes';
 import { Proxy, type Faults } from './proxy';
 
 export const SCRIPTS = ['rpc_server', 'rpc_client'] as const;
 export type Script = (typeof SCRIPTS)[number];
-const PATIENCE = '600000'; // ms for calls that are answered, however slow the machine is
 export type Answer = (channel: Channel, request: ConsumeMessage) => void;
+const PATIENCE = 600_000; // ms for calls that are answered, however slow the machine is
+
+/** Where the run's set-up has put a file of src or test. */
+export const built = (file: string) => path.join(runFolder(), 'built', `${file}.js`);
 
 /** A virtual host, and all that is started and connected in it. */
 export class Scene {
@@ -52,14 +54,6 @@ export class Scene {
     return this.command(process.execPath, [built(`src/${script}`), ...args], { AMQP_URL, ...env });
   }
 
-  /** Runs command lines of a script that end before they connect, in one process. */
-  async outcomes(script: Script, commandLines: CommandLine[]): Promise<Outcome[]> {
-    const args = [built('test/support/command_lines'), built(`src/${script}`), JSON.stringify(commandLines)];
-    const { status, stdout, stderr } = await this.command(process.execPath, args).end();
-    expect([status, stderr]).toEqual([0, '']); // 3 if one connects
-    return JSON.parse(stdout);
-  }
-
   /** Runs the server and waits until it serves. */
   async serverAt(url: string, ...args: string[]): Promise<Command> {
     const server = this.run('rpc_server', args, url);
@@ -68,14 +62,14 @@ export class Scene {
   }
 
   readonly server = (...args: string[]) => this.serverAt(this.url, ...args);
-  readonly client = (...args: string[]) => this.run('rpc_client', ['--timeout', PATIENCE, ...args]);
+  readonly client = (...args: string[]) => this.run('rpc_client', ['--timeout', `${PATIENCE}`, ...args]);
 
   /** The client class, in this process, and what it logs. */
   async rpcClient(url = this.url) {
     const log: string[] = [];
     const client = await RpcClient.connect({ url, log: (line) => log.push(line) });
     this.#ends.push(() => client.close());
-    const call = (n: number, timeout = Number(PATIENCE)) => client.call(n, { timeout });
+    const call = (n: number, timeout = PATIENCE) => client.call(n, { timeout });
     const says = (pattern: RegExp) => until(`${pattern}`, () => pattern.test(log.join('\n')));
     return { client, call, log, says };
   }
@@ -89,8 +83,8 @@ export class Scene {
   }
 
   /** A plain amqplib channel: the other side of the wire. */
-  async peer(): Promise<{ channel: Channel; connection: ChannelModel }> {
-    const connection = await connect(this.url, { noDelay: true });
+  async peer(options = { noDelay: true }): Promise<{ channel: Channel; connection: ChannelModel }> {
+    const connection = await connect(this.url, options);
     this.#ends.push(() => void connection.close().catch(() => {}));
     connection.on('error', () => {});
     const channel = await connection.createChannel();
@@ -115,10 +109,9 @@ export class Scene {
   /** Waits until rpc_queue has so many requests that wait, or so many servers. */
   async queueHas(wanted: { messageCount?: number; consumerCount?: number }): Promise<void> {
     const { channel } = await this.peer();
-    const has = ([key, value]: [string, number], queue: object) => queue[key as keyof typeof queue] === value;
     await until(`rpc_queue with ${JSON.stringify(wanted)}`, async () => {
       const queue = await channel.checkQueue('rpc_queue');
-      return Object.entries(wanted).every((entry) => has(entry, queue));
+      return JSON.stringify({ ...queue, ...wanted }) === JSON.stringify(queue);
     });
   }
 
@@ -127,9 +120,6 @@ export class Scene {
     return this.broker.api('GET', `queues/${encodeURIComponent(this.vhost)}/${name}`);
   }
 }
-
-/** Where the run's set-up has put a file of src or test. */
-export const built = (file: string) => path.join(runFolder(), 'built', `${file}.js`);
 
 /**
  * A scene for each test of a file, on the broker that all such files share, or on one of the file's own: for those that
@@ -148,16 +138,15 @@ export function suite(startOwnBroker?: () => Promise<Broker>): Scene {
 
 export const LOST = /^(?: \[!\] )?Lost the connection to RabbitMQ at 127\.0\.0\.1:\d+: .*$/m;
 export const BACK = /^(?: \[!\] )?Connected to RabbitMQ at 127\.0\.0\.1:\d+\.$/m;
+/** What a client that is answered may say: nothing, or on a slow machine that there is no reply for a second. */
+export const QUIET = expect.not.stringMatching(/^(?! \[!\] No reply for a second: ).+$/m);
 
-/** Expects output to tell in one line, and one more a minute, that the connection is lost, and in one that it is back. */
+/** Expects output to tell in one line that the connection is back, and that it is lost in one, and one more a minute. */
 export function expectOneLineEach(output: string, away = 0): void {
   expect(count(output, BACK)).toBe(1);
   expect(count(output, LOST)).toBeGreaterThanOrEqual(1);
   expect(count(output, LOST)).toBeLessThanOrEqual(1 + Math.floor(away / 40_000)); // ms: 30 pauses of 1.5 s are short
 }
-
-/** What a client that is answered may say: nothing, or on a slow machine that there is no reply for a second. */
-export const QUIET = expect.not.stringMatching(/^(?! \[!\] No reply for a second: ).+$/m);
 
 export const errorOf = (call: Promise<unknown>) => call.then(() => undefined, (error: RpcError) => error);
 
@@ -171,12 +160,3 @@ export function replying(...replies: [string | Buffer, object?][]): Answer {
 /** Waits for a message in the queue, and takes it. */
 export const take = (channel: Channel, queue: string): Promise<GetMessage> =>
   until(`a message in ${queue}`, async () => (await channel.get(queue, { noAck: true })) || undefined);
-
-/** Sends each run of eight or more `~` in properties as bytes that are no UTF-8, which amqplib itself never does. */
-export function garble({ connection }: ChannelModel): void {
-  const { stream } = connection as unknown as { stream: { write(bytes: Buffer): boolean } };
-  const write = stream.write.bind(stream);
-  const spoil = (text: string) => text.replace(/~{8,}/g, (run) => '\xff'.repeat(run.length));
-  const spoilt = (bytes: Buffer) => Buffer.from(spoil(bytes.toString('latin1')), 'latin1');
-  stream.write = (bytes) => write(bytes.length > 4_096 ? bytes : spoilt(bytes));
-}

@@ -1,17 +1,15 @@
 import { expect, test } from 'vitest';
+import { wholeNumber } from '../../src/connection';
 import { fib, readArgument, readResult, writeArgument, writeResult } from '../../src/fib';
 
 test('fib is exact to n = 1,000,000, also where doubles (n = 79) and 64-bit integers (n = 93) are not', () => {
   expect([0, 1, 2, 3, 4, 10, 30].map(fib)).toEqual([0n, 1n, 1n, 2n, 3n, 55n, 832040n]);
   const large = [8944394323791464n, 14472334024676221n, 7540113804746346429n, 12200160415121876738n];
   expect([78, 79, 92, 93].map(fib)).toEqual(large);
+  for (let n = 2; n <= 2_000; n++) expect(fib(n)).toBe(fib(n - 1) + fib(n - 2));
   const digits = fib(1_000_000).toString();
   expect(digits).toHaveLength(208_988);
   expect(digits).toMatch(/^19532821287077577316\d*68996526838242546875$/);
-});
-
-test('fib is the sum of the two before it, for every n up to 2,000', () => {
-  for (let n = 2; n <= 2_000; n++) expect(fib(n)).toBe(fib(n - 1) + fib(n - 2));
 });
 
 test.each([-1, 1.5, NaN, Infinity, 1_000_001, 1e21])('fib refuses %s', (n) => {
@@ -41,4 +39,9 @@ test.each([0n, 832040n, 10n ** 208_987n])('a result is read as it was written', 
 
 test.each(['', ' 1', '-1', '0x1f', '1n', 'abc', '1'.repeat(208_989)])('a result is refused where it is %j', (text) => {
   expect(() => readResult(Buffer.from(text))).toThrow(`begins with ${JSON.stringify(text.slice(0, 40))}`);
+});
+
+test.each(['', '-1', '1.5', '1e3', '1s', ' 1', '10'])('a number from 0 to 9 is refused where it is %j', (text) => {
+  expect(wholeNumber('it', '9', 0, 9)).toBe(9);
+  expect(() => wholeNumber('it', text, 0, 9)).toThrow(`it must be a whole number from 0 to 9; got "${text}"`);
 });
