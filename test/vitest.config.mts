@@ -11,7 +11,8 @@ class Sequencer extends BaseSequencer {
 
 export default defineConfig({
   test: {
-    isolate: false,
+    globalSetup: 'test/support/setup.ts',
+    isolate: false, // the files of a worker share what they import
     pool: 'threads', // they end with the main process, however that ends
     maxWorkers: 3 * availableParallelism(), // tests wait more than they work
     sequence: { sequencer: Sequencer },
@@ -21,12 +22,5 @@ export default defineConfig({
     restoreMocks: true,
     watch: false, // the scripts are built once for a run
     cache: false,
-    projects: [
-      { extends: true, test: { name: 'unit', include: ['test/unit/*.test.ts'] } },
-      {
-        extends: true,
-        test: { name: 'broker', include: ['test/{scripts,faults}/*.test.ts'], globalSetup: 'test/support/setup.ts' },
-      },
-    ],
   },
 });

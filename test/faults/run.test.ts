@@ -32,7 +32,7 @@ test('a run that is killed leaves no process, no port and no file behind', async
     return once(socket, 'connect').finally(() => socket.destroy());
   };
   await connected();
-  const programs = [/\/beam\.smp /, / epmd /, /\/rpc_server\.js/];
+  const programs = [/\/beam\.smp /, /^epmd /m, /\/rpc_server\.js/];
   await until('all of it', () => programs.every((program) => program.test(processesWith(folder).join('\n'))));
   run.kill('SIGKILL');
   await until('the end of all processes', () => processesWith(folder).length === 0);

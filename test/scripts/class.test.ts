@@ -137,15 +137,3 @@ test('an error has a code, what it came from as its cause, and is an object of i
   const nowhere = await errorOf(RpcClient.connect({ url: 'amqp://localhost:1' }));
   expect(nowhere).toMatchObject({ code: 'CLOSED', message: expect.stringContaining('ECONNREFUSED'), cause });
 });
-
-test('await using closes the client, also where a call fails', async () => {
-  await it.peerServer(replying(['abc']));
-  let left: RpcClient | undefined;
-  const use = async () => {
-    await using client = await RpcClient.connect({ url: it.url });
-    left = client;
-    await client.call(1);
-  };
-  expect(await errorOf(use())).toMatchObject({ code: 'SERVER' });
-  expect(await errorOf(left!.call(1))).toMatchObject({ code: 'CLOSED' });
-});

@@ -83,16 +83,3 @@ test('says it once for as many servers, and again when there are more, or fewer,
   expect(await call(4)).toBe(3n);
   await until('another silence', () => serversIn(log) === '2 1 0 1 1');
 });
-
-test('says of a late call what the queue looks like now, not what it looked like once', async () => {
-  const { call } = await it.rpcClient();
-  const expectSeen = (seen: string) => until(seen, async () => {
-    const { message } = (await errorOf(call(30, 300)))!;
-    return !message.includes('the broker does not answer') && (expect(message).toContain(seen), true); // in 200 ms
-  });
-  await expectSeen('no reply within 300 ms; there is no rpc_queue: start a server with: ');
-  const channel = await it.peerServer(NOBODY);
-  await expectSeen('no reply within 300 ms; rpc_queue has 1 server');
-  await channel.close();
-  await expectSeen('no reply within 300 ms; rpc_queue has 0 servers');
-});

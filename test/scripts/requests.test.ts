@@ -27,7 +27,9 @@ async function asker() {
 }
 
 test('a request is answered on the queue it names, with its correlation id, as a result', async () => {
-  const server = await it.server();
+  const server = await it.server(); // which declares rpc_queue durable, and without a type
+  const settings = { durable: true, type: 'classic', exclusive: false, auto_delete: false };
+  expect(await it.queueDetails('rpc_queue')).toMatchObject(settings);
   const { ask, reply } = await asker();
   ask('30', { correlationId: 'a-1' });
   const { content, properties, fields } = await reply();
@@ -95,12 +97,6 @@ test.each([[1, []], [3, ['--prefetch', '3']]])('servers share requests, and hold
   await it.queueHas({ messageCount: 8 - 2 * each });
   for (const server of servers) await server.shows(/fib/, { times: each });
   expect(servers.map((server) => server.count(/fib/))).toEqual([each, each]);
-});
-
-test('rpc_queue is declared durable and without a type where it is missing', async () => {
-  await it.server();
-  const settings = { durable: true, type: 'classic', exclusive: false, auto_delete: false };
-  expect(await it.queueDetails('rpc_queue')).toMatchObject(settings);
 });
 
 test.each([

@@ -141,7 +141,7 @@ export const BACK = /^(?: \[!\] )?Connected to RabbitMQ at 127\.0\.0\.1:\d+\.$/m
 /** What a client that is answered may say: nothing, or on a slow machine that there is no reply for a second. */
 export const QUIET = expect.not.stringMatching(/^(?! \[!\] No reply for a second: ).+$/m);
 
-/** Expects output to tell in one line that the connection is back, and that it is lost in one, and one more a minute. */
+/** Expects output to tell in a line that the connection is back, and in one, and one more a minute, that it is lost. */
 export function expectOneLineEach(output: string, away = 0): void {
   expect(count(output, BACK)).toBe(1);
   expect(count(output, LOST)).toBeGreaterThanOrEqual(1);
