@@ -77,9 +77,9 @@ test('a broker that is frozen is noticed by both sides in three heartbeats, and 
   const server = await it.server('--delay', '1000000');
   const client = it.client();
   await server.shows(/fib\(30\)/);
+  const program = await programAtWork(await it.another());
   const short = it.run('rpc_client', ['--timeout', '3000'], `${it.url}?heartbeat=60`);
   await short.shows(/Requesting/);
-  const program = await programAtWork(await it.another());
   it.broker.node.kill('SIGSTOP');
   const sides = [server, client].map((side) => side.shows(LOST, { deadline: 60_000 })); // 3 x 5 s, not x 60
   await program.end();

@@ -7,23 +7,22 @@ import { BACK, LOST, QUIET, expectOneLineEach, suite } from '../support/suite';
 const it = suite();
 const DIRECTIONS: Direction[] = ['up', 'down'];
 
-/** Has lines bear a cut for every 25th of the bytes that `probe` has forwarded, in either direction, one by one. */
-async function cutEverywhere(probe: Proxy, lines: number, bear: (line: Proxy, cuts: Faults[]) => Promise<void>) {
+/** Has eight lines bear a cut for every 25th of the bytes that `probe` has forwarded, in either direction. */
+async function cutEverywhere(probe: Proxy, bear: (line: Proxy, cuts: Faults[]) => Promise<void>): Promise<void> {
   const cuts = DIRECTIONS.flatMap((direction) => {
     const count = Math.ceil(probe.forwarded[direction] / 25);
     return Array.from({ length: count }, (_, i): Faults => ({ cutAfter: { bytes: 25 * i, direction } }));
   });
   expect(cuts.length).toBeGreaterThan(40);
-  await Promise.all(Array.from({ length: lines }, async (_, line) => {
-    await bear(await it.proxy(), cuts.filter((__, i) => i % lines === line));
-  }));
+  const share = (line: number) => cuts.filter((_, i) => i % 8 === line);
+  await Promise.all([0, 1, 2, 3, 4, 5, 6, 7].map(async (line) => bear(await it.proxy(), share(line))));
 }
 
 test('a client whose line is cut after every 25th byte of the set-up comes back, and is answered', async () => {
   await it.server();
   const probe = await it.proxy();
   await it.rpcClient(probe.url);
-  await cutEverywhere(probe, 8, async (line, cuts) => {
+  await cutEverywhere(probe, async (line, cuts) => {
     const { call } = await it.rpcClient(line.url);
     line.next = cuts;
     line.cut();
@@ -38,12 +37,12 @@ test('a server whose line is cut after every 25th byte of the set-up comes back,
   const server = await it.serverAt(probe.url);
   server.kill('SIGKILL');
   await it.queueHas({ consumerCount: 0 });
-  await cutEverywhere(probe, 4, async (line, cuts) => {
+  await cutEverywhere(probe, async (line, cuts) => {
     line.next = cuts;
     it.run('rpc_server', [], line.url);
     await until('a line without cuts', () => line.next.length === 0);
   });
-  await it.queueHas({ consumerCount: 4 });
+  await it.queueHas({ consumerCount: 8 });
 });
 
 test.each(DIRECTIONS)('a line that is half open (%s) is noticed by the heartbeat of the URL', async (direction) => {
@@ -61,20 +60,15 @@ test.each(DIRECTIONS)('a line that is half open (%s) is noticed by the heartbeat
   expect(deaf.stderr).toBe(''); // it was the heartbeat that told the others
 });
 
-/** Cuts a line each time that its server has set up, for so many ms. */
-async function cutEachSetUp(line: Proxy, setUps: () => number, ms: number): Promise<void> {
-  for (let [end, seen] = [performance.now() + ms, 0]; performance.now() < end; await pause(20)) {
-    const now = setUps();
-    if (now > seen) line.cut();
-    seen = now;
-  }
-}
-
 test('a line cut after each set-up is tried once a second in the long run, and told of in two lines', async () => {
   const line = await it.proxy();
   const server = await it.serverAt(line.url);
   const setUps = () => server.count(/Awaiting/);
-  await cutEachSetUp(line, setUps, 15_000);
+  for (let [end, seen] = [performance.now() + 15_000, 0]; performance.now() < end; await pause(20)) {
+    const now = setUps();
+    if (now > seen) line.cut();
+    seen = now;
+  }
   expect(line.accepted).toBeLessThanOrEqual(15);
   expectOneLineEach(server.stderr);
   for (const times of [2, 3]) { // after it has stood for five seconds, a loss is one of its own, and told at once
@@ -90,23 +84,25 @@ test('a line cut after each set-up is tried once a second in the long run, and t
   expect(await it.client().exit()).toBe(0);
 });
 
-test.each([
-  ['drips a byte each 200 ms', { drip: 200 }, 'connect ETIMEDOUT', 9_000],
-  ['never comes', { silent: true }, 'connect ETIMEDOUT', 9_000],
-  ['is cut off', { closing: true }, 'Socket closed abruptly during opening handshake', 0],
-])('a handshake that %s is given up: a client ends, a server waits for better', async (_, faults, reason, atLeast) => {
-  const message = new RegExp(String.raw`^ \[!\] Cannot reach RabbitMQ at 127\.0\.0\.1:\d+: ${reason}`, 'm');
-  const line = await it.proxy(faults);
-  const sides = [it.run('rpc_client', [], line.url), it.run('rpc_server', [], line.url)] as const;
-  await until('both', () => line.accepted >= 2);
-  const acceptedAt = performance.now();
-  for (const side of sides) await side.shows(message);
-  expect(performance.now() - acceptedAt).toBeGreaterThanOrEqual(atLeast);
-  expect(performance.now() - acceptedAt).toBeLessThan(60_000); // 10 s, and what a busy machine adds
-  expect(await sides[0].exit()).toBe(1);
-  line.faults = { delay: 50 }; // ms: slow, but there
-  await sides[1].shows(/Awaiting/);
-  expect(await it.run('rpc_client', [], line.url).end()).toMatchObject({ status: 0, stderr: QUIET });
+test('a handshake that drips, never comes or is cut off is given up: a client ends, a server goes on', async () => {
+  const late = { reason: 'connect ETIMEDOUT', atLeast: 9_000 }; // ms
+  await Promise.all([
+    { faults: { drip: 200 }, ...late }, { faults: { silent: true }, ...late },
+    { faults: { closing: true }, reason: 'Socket closed abruptly during opening handshake', atLeast: 0 },
+  ].map(async ({ faults, reason, atLeast }) => {
+    const message = new RegExp(String.raw`^ \[!\] Cannot reach RabbitMQ at 127\.0\.0\.1:\d+: ${reason}`, 'm');
+    const line = await it.proxy(faults);
+    const sides = [it.run('rpc_client', [], line.url), it.run('rpc_server', [], line.url)] as const;
+    await until('both', () => line.accepted >= 2);
+    const acceptedAt = performance.now();
+    for (const side of sides) await side.shows(message);
+    expect(performance.now() - acceptedAt).toBeGreaterThanOrEqual(atLeast);
+    expect(performance.now() - acceptedAt).toBeLessThan(60_000); // 10 s, and what a busy machine adds
+    expect(await sides[0].exit()).toBe(1);
+    line.faults = { delay: 50 }; // ms: slow, but there
+    await sides[1].shows(/Awaiting/);
+    expect(await it.run('rpc_client', [], line.url).end()).toMatchObject({ status: 0, stderr: QUIET });
+  }));
 });
 
 test('a broker that is away keeps no server that is told to stop, and no call beyond its time', async () => {
@@ -119,6 +115,8 @@ test('a broker that is away keeps no server that is told to stop, and no call be
   const [stopped, early] = [it.run('rpc_server', [], line.url), it.run('rpc_server', [], other.url)];
   const refused = /^ \[!\] Cannot reach RabbitMQ at 127\.0\.0\.1:\d+: connect ECONNREFUSED .*npm run broker/m;
   for (const side of [stopped, early]) await side.shows(refused);
+  const client = await it.run('rpc_client', [], line.url).end();
+  expect(client).toEqual({ status: 1, stdout: '', stderr: expect.stringMatching(refused) });
   for (const side of [server, stopped]) {
     side.kill('SIGTERM');
     expect(await side.exit()).toBe(0);

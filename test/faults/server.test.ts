@@ -77,12 +77,12 @@ test('rpc_queue deleted under a server is served again, until the server is told
 test.each(['deleteQueue', 'purgeQueue'] as const)('requests that are lost by %s end at their timeout', async (lose) => {
   const channel = await it.queue();
   const { call } = await it.rpcClient();
-  const ends = Promise.allSettled([call(1, 4_000), call(2, 4_000)]);
+  const ends = Promise.allSettled([call(1, 6_000), call(2, 6_000)]);
   await it.queueHas({ messageCount: 2 });
   await channel[lose]('rpc_queue');
   await it.peerServer(replying(['55']));
   expect(await call(10)).toBe(55n); // so both would have been answered
-  const reason = expect.objectContaining({ message: expect.stringContaining('no reply within 4000 ms') });
+  const reason = expect.objectContaining({ message: expect.stringContaining('no reply within 6000 ms') });
   expect(await ends).toEqual(Array(2).fill({ status: 'rejected', reason }));
 });
 
@@ -98,8 +98,8 @@ test('a request whose reply takes the connection down is gone after two times, a
 });
 
 test('a client that leaves early takes nobody down, and its expired requests are not computed', async () => {
-  const server = await it.server('--delay', '1500');
-  const client = it.client('--timeout', '1000', '1', '2', '3');
+  const server = await it.server('--delay', '2500');
+  const client = it.client('--timeout', '2000', '1', '2', '3');
   await server.shows(/fib\(1\)/);
   expect(await client.exit()).toBe(1);
   const killed = it.client('4');

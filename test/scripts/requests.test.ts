@@ -69,12 +69,10 @@ test('nonsense is refused with an error that names it, escaped, and takes nobody
     ask(body);
     const { content, properties } = await reply();
     expect(properties).toMatchObject({ type: 'error', correlationId: 'id', contentType: 'text/plain' });
-    expect(content.toString()).toMatch(/^n must be a whole number from 0 to 1000000, in digits; got "/);
-    expect(content.toString()).not.toMatch(/\n| at /);
+    expect(content.toString()).toMatch(/^n must be a whole number from 0 to 1000000, in digits; got "(?!.*\n| at )/);
     ask('7');
     expect(await answer()).toBe('13');
-    const named = shown.replace(/[[{}]/g, '\\$&');
-    await server.shows(new RegExp(String.raw`^ \[!\] Refused a request: .*got ${named}$`, 'm'));
+    await server.shows(new RegExp(`^ \\[!\\] Refused a request: .*got ${shown.replace(/[[{}]/g, '\\$&')}$`, 'm'));
   }
   expect(server.stderr.trimEnd().split('\n')).toHaveLength(NONSENSE.length);
 });
