@@ -54,10 +54,10 @@ test.each(DIRECTIONS)('a line that is half open (%s) is noticed by the heartbeat
   const answered = call(30);
   await Promise.all([server.shows(LOST), says(LOST)]);
   await server.shows(/Awaiting/, { times: 2 });
-  deaf.kill('SIGKILL');
+  expect(deaf.stderr).toBe(''); // it was the heartbeat that told the others
+  await lines[0]!.refuse(); // and so a request in its hands goes to the server
   expect(await answered).toBe(832040n);
   for (const output of [server.stderr, log.join('\n')]) expectOneLineEach(output);
-  expect(deaf.stderr).toBe(''); // it was the heartbeat that told the others
 });
 
 test('a line cut after each set-up is tried once a second in the long run, and told of in two lines', async () => {

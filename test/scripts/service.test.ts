@@ -46,7 +46,7 @@ test('src with another fib.ts, asynchronous, JSON in and JSON out, and nothing e
   expect(server.stdout).toContain(' [.] fib({"word":"rabbit"})\n');
   const stderr = expect.stringMatching(/^ \[!\] word must be a string\nUsage: /);
   expect(await run('rpc_client.js', '{"word":1}').end()).toEqual({ status: 2, stdout: '', stderr });
-  run('rpc_client.js', '{"word":"stuck"}');
+  expect(await run('rpc_client.js', '--timeout', '3000', '{"word":"stuck"}').exit()).toBe(1);
   await server.shows(/stuck/); // and is at work on it for ever, but keeps no later request waiting
   line.cut();
   await server.shows(/Awaiting/, { times: 2 });
