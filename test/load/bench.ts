@@ -9,10 +9,9 @@ import { QUEUE } from '../../src/connection';
 import { fib, readResult, writeResult } from '../../src/fib';
 import { Broker } from '../support/broker';
 import { runScript } from '../support/processes';
-import { connectClients, endAll, measure, rounds, serveOne, startServers, type Call } from './measure';
-import { digits, median, ratio, spread, total } from './measure';
+import { digits, measure, median, ratio, rounds, spread, total, type Call } from './measure';
 import { plainClient } from './plain';
-import { Calls, memoryWith, page, table, type Row } from './shared';
+import { Calls, connectClients, endAll, memoryWith, page, serveOne, startServers, table, type Row } from './shared';
 
 type Part = (broker: Broker) => Promise<string>;
 type Program = [name: string, start: (url: string) => Promise<Call>, mostInFlight?: number, queueType?: 'quorum'];
@@ -104,11 +103,9 @@ const benchClients: Part = async (broker) => {
 /** The ms that `work` takes, as the mean of all that fit into 20 ms. */
 function timeOf(work: () => unknown): number {
   const start = performance.now();
-  for (let times = 1; ; times++) {
-    work();
-    const time = performance.now() - start;
-    if (time >= 20) return time / times;
-  }
+  let [times, now] = [0, start];
+  for (; now < start + 20; now = performance.now(), times++) work();
+  return (now - start) / times;
 }
 
 /** How a call grows with n, and what of it is the function, and what the two conversions. */

@@ -8,19 +8,17 @@ import path from 'node:path';
 import { RpcClient } from '../../src/rpc_client';
 import { Broker } from '../support/broker';
 import { freePort, newFolder, runScript, until } from '../support/processes';
-import { Calls, page, startServer, untilServed } from './shared';
+import { Calls, page, startServers } from './shared';
 
 const HOST = 'rabbitmq.test';
 const ADDRESSES = ['127.0.0.11', '127.0.0.12', '127.0.0.13'];
 const NODES = ADDRESSES.map((_, i) => `rpc-${i + 1}@localhost`);
 const VHOST = 'cluster';
-const CALLS_WITHOUT_A_NODE = 1_000;
 
 /** Runs this script again where HOST has its addresses, and returns its exit status. */
 function runWithHosts(): number {
   const hosts = path.join(newFolder('hosts'), 'hosts');
-  const lines = ADDRESSES.map((address) => `${address} ${HOST}\n`);
-  writeFileSync(hosts, readFileSync('/etc/hosts', 'utf8') + lines.join(''));
+  writeFileSync(hosts, `${readFileSync('/etc/hosts', 'utf8')}${ADDRESSES.map((ip) => `${ip} ${HOST}\n`).join('')}`);
   const namespace = process.getuid!() === 0 ? ['--mount'] : ['--mount', '--map-root-user'];
   const command = 'mount --bind "$0" /etc/hosts && exec "$@"';
   const args = [...namespace, 'sh', '-c', command, hosts, process.execPath, '-r', 'ts-node/register', __filename];
@@ -31,10 +29,8 @@ function runWithHosts(): number {
 
 async function startCluster(): Promise<Broker[]> {
   const port = await freePort();
-  const config = [
-    'cluster_formation.peer_discovery_backend = classic_config',
-    ...NODES.map((node, i) => `cluster_formation.classic_config.nodes.${i + 1} = ${node}`),
-  ];
+  const nodes = NODES.map((node, i) => `cluster_formation.classic_config.nodes.${i + 1} = ${node}`);
+  const config = ['cluster_formation.peer_discovery_backend = classic_config', ...nodes];
   const brokers: Broker[] = [];
   for (const [i, node] of NODES.entries()) {
     const peer = brokers[0] && { peer: brokers[0] };
@@ -57,8 +53,7 @@ async function main(): Promise<number> {
   if (!(await lookup(HOST).catch(() => undefined))) return runWithHosts();
   const brokers = await startCluster();
   const url = `amqp://${HOST}:${brokers[0]!.details.port}/${VHOST}`;
-  for (const _ of NODES) startServer(url, ['--delay', '5']);
-  await untilServed(brokers[0]!.url(VHOST), NODES.length);
+  await startServers(url, NODES.length, ['--delay', '5']);
   const hasAll = (node: Broker) => until('members', async () => (await queueAt(node)).online?.length === 3, 60_000);
   await hasAll(brokers[0]!);
   const client = await RpcClient.connect({ url });
@@ -69,15 +64,15 @@ async function main(): Promise<number> {
     const { leader } = await queueAt(other);
     console.error(`killing ${NODES[i]}; the leader is ${leader}`);
     await broker.kill();
-    const enough = calls.outcomes.right! + CALLS_WITHOUT_A_NODE;
+    const enough = calls.outcomes.right! + 1_000;
     await until('calls without it', () => calls.outcomes.right! >= enough, 60_000);
     if ((await until('a leader', async () => (await queueAt(other)).leader)) !== leader) moves++;
     await broker.boot();
     await hasAll(other);
   }
   await calls.end();
-  const outcomes = calls.table(['node kills', brokers.length], ['leader moves', moves]);
-  console.log(await page('npm run test:cluster', brokers[0]!, outcomes));
+  const table = calls.table(['node kills', brokers.length], ['leader moves', moves]);
+  console.log(await page('npm run test:cluster', brokers[0]!, table));
   return calls.allRight && moves > 0 ? 0 : 1;
 }
 

@@ -1,41 +1,5 @@
-// What the benchmark's parts measure with: servers and clients, calls in flight, rounds, numbers as tables say them.
-import { RpcClient } from '../../src/rpc_client';
-import { shuffled, startServer, untilServed, type Row } from './shared';
-
-const ends: (() => unknown)[] = []; // of what startServers and serveOne have started
-
-export const endAll = () => Promise.all(ends.splice(0).map((end) => end()));
-
-export async function startServers(url: string, count: number, ...command: [args?: string[], script?: string]) {
-  for (let i = 0; i < count; i++) {
-    const server = startServer(url, ...command);
-    ends.push(() => (server.kill('SIGTERM'), server.exit()));
-  }
-  await untilServed(url, count);
-}
-
-/** Starts servers, and connects one client. */
-export async function serveOne(url: string, servers: number, ...args: string[]): Promise<RpcClient> {
-  await startServers(url, servers, args);
-  const client = await RpcClient.connect({ url });
-  ends.push(() => client.close());
-  return client;
-}
-
-/** Connects so many clients, 20 at a time, and has the first call of each answered: the next ones may be quicker. */
-export async function connectClients(url: string, count: number): Promise<RpcClient[]> {
-  const clients: RpcClient[] = [];
-  const connect = async () => {
-    const client = await RpcClient.connect({ url });
-    await client.call(30);
-    return client;
-  };
-  while (clients.length < count) {
-    const few = { length: Math.min(20, count - clients.length) };
-    clients.push(...(await Promise.all(Array.from(few, connect))));
-  }
-  return clients;
-}
+// What the benchmark's parts measure with: calls in flight, rounds, and numbers as the tables say them.
+import { shuffled, type Row } from './shared';
 
 /** Makes one call; `i` says which of those that are in flight at a time. */
 export type Call = (i: number) => Promise<unknown>;

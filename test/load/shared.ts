@@ -7,7 +7,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { inspectQueue } from '../../src/connection';
 import { fib } from '../../src/fib';
-import type { RpcClient } from '../../src/rpc_client';
+import { RpcClient } from '../../src/rpc_client';
 import type { Broker } from '../support/broker';
 import { Command, until } from '../support/processes';
 
@@ -23,6 +23,36 @@ export async function untilServed(url: string, servers: number, deadline?: numbe
   connection.on('error', () => {}); // when the broker ends, at the end
   await until('servers', async () => (await inspectQueue(connection))?.consumerCount === servers, deadline);
   await connection.close();
+}
+
+const ends: (() => unknown)[] = []; // of what the next two have started
+
+export async function startServers(url: string, count: number, ...command: [args?: string[], script?: string]) {
+  const servers = Array.from({ length: count }, () => startServer(url, ...command));
+  ends.push(...servers.map((server) => () => (server.kill('SIGTERM'), server.exit())));
+  await untilServed(url, count);
+}
+
+/** Starts servers, and connects one client. */
+export async function serveOne(url: string, servers: number, ...args: string[]): Promise<RpcClient> {
+  await startServers(url, servers, args);
+  const client = await RpcClient.connect({ url });
+  ends.push(() => client.close());
+  return client;
+}
+
+export const endAll = () => Promise.all(ends.splice(0).map((end) => end()));
+
+/** Connects so many clients, 20 at a time, and has the first call of each answered: the next ones may be quicker. */
+export async function connectClients(url: string, count: number): Promise<RpcClient[]> {
+  const clients: RpcClient[] = [];
+  const connectOne = async () => {
+    const client = await RpcClient.connect({ url });
+    clients.push(client);
+    await client.call(30);
+  };
+  while (clients.length < count) await Promise.all(Array(Math.min(20, count - clients.length)).fill(0).map(connectOne));
+  return clients;
 }
 
 /** A Markdown page that says what was run, on what, and when, and then what came out. */
@@ -57,16 +87,16 @@ export function memoryWith({ child }: Command): [here: number, there: number] {
 export class Calls {
   readonly outcomes: Record<string, number> = { right: 0, wrong: 0, failed: 0, late: 0, stuck: 0 };
   done = 0;
-  #begun = 0;
   #longest = 0; // ms
   #ended = false;
   readonly #calling: Promise<unknown>;
 
-  constructor(clients: RpcClient[], inFlight: number, readonly timeout: number) { // of each call, in ms
-    const oneAfterTheOther = async (client: RpcClient) => {
-      while (!this.#ended) await this.#call(client, this.#begun++ % 2_000);
-    };
-    this.#calling = Promise.all(Array(inFlight).fill(clients).flat().map(oneAfterTheOther));
+  /** `timeout`: of each call, in ms */
+  constructor(clients: RpcClient[], inFlight: number, readonly timeout: number) {
+    const all: RpcClient[] = Array(inFlight).fill(clients).flat();
+    this.#calling = Promise.all(all.map(async (client, i) => {
+      for (let n = i; !this.#ended; n = (n + all.length) % 2_000) await this.#call(client, n);
+    }));
   }
 
   /** Begins no more, and waits for those in flight. */
