@@ -11,47 +11,46 @@ import { Broker } from '../support/broker';
 import { runScript } from '../support/processes';
 import { digits, measure, median, ratio, rounds, spread, total, type Call } from './measure';
 import { plainClient } from './plain';
-import { Calls, connectClients, endAll, memoryWith, page, serveOne, startServers, table, type Row } from './shared';
+import { Calls, connectClients, endAll, memoryWith, page, startServers, table, type Row } from './shared';
 
 type Part = (broker: Broker) => Promise<string>;
 type Program = [name: string, start: (url: string) => Promise<Call>, mostInFlight?: number, queueType?: 'quorum'];
 
-const port = (...args: string[]) => async (url: string): Promise<Call> => {
-  const client = await serveOne(url, 1, ...args);
-  return () => client.call(30);
+const port = (servers: number, ...args: string[]) => async (url: string): Promise<Call> => {
+  await startServers(url, servers, args);
+  const [client] = await connectClients(url, 1);
+  return () => client!.call(30);
 };
 const plain = (prefetch: number, noDelay = true) => async (url: string): Promise<Call> => {
   await startServers(url, 1, [String(prefetch), String(noDelay)], 'test/load/plain.ts');
   return plainClient(url, noDelay);
 };
 const PROGRAMS: Program[] = [
-  ['this port', port()],
+  ['this port', port(1)],
   ["the tutorial's programs", plain(1)],
-  ['this port, prefetch 64', port('--prefetch', '64')],
+  ['this port, prefetch 64', port(1, '--prefetch', '64')],
   ["the tutorial's, prefetch 64", plain(64)],
   ["the broker's limit", plain(0)],
-  ['this port, quorum queue', port(), 64, 'quorum'],
-  ['this port, prefetch 64, quorum queue', port('--prefetch', '64'), 64, 'quorum'],
+  ['this port, quorum queue', port(1), 64, 'quorum'],
+  ['this port, prefetch 64, quorum queue', port(1, '--prefetch', '64'), 64, 'quorum'],
   ["the tutorial's, Nagle's algorithm on", plain(1, false), 1],
 ];
 const BESIDE = 5; // programs that all are held against: the first ones
 
 /** What a call costs beside plain amqplib. */
 const benchCalls: Part = async (broker) => {
-  const programs: { name: string; call: Call; mostInFlight: number }[] = [];
-  for (const [name, start, mostInFlight = Infinity, queueType = 'classic'] of PROGRAMS) {
+  const programs = await Promise.all(PROGRAMS.map(async ([name, start, most = Infinity, queueType = 'classic']) => {
     const vhost = await broker.addVhost();
     const queue = { durable: true, arguments: { 'x-queue-type': queueType } };
     await broker.api('PUT', `queues/${encodeURIComponent(vhost)}/${QUEUE}`, queue);
-    programs.push({ name, call: await start(broker.url(vhost)), mostInFlight });
-  }
+    return { name, most, call: await start(broker.url(vhost)) };
+  }));
   const rows: Row[] = [];
   for (const inFlight of [1, 64, 512]) {
-    const some = programs.filter(({ mostInFlight }) => inFlight <= mostInFlight);
-    const more = await rounds(`calls, ${inFlight} in flight`, 11, some, ({ call }) => measure(call, inFlight),
+    const some = programs.filter(({ most }) => inFlight <= most);
+    rows.push(...(await rounds(`calls, ${inFlight} in flight`, 11, some, ({ call }) => measure(call, inFlight),
       ([rates, times], { name }, all) => [inFlight, name, spread(rates), digits(median(times)),
-        ...all.slice(0, BESIDE).map(([others]) => ratio(rates, others))]);
-    rows.push(...more);
+        ...all.slice(0, BESIDE).map(([others]) => ratio(rates, others))])));
   }
   const beside = programs.slice(0, BESIDE).map(({ name }) => `of ${name}`);
   return table(['in flight', '', 'calls/s', 'median ms', ...beside], rows);
@@ -61,12 +60,9 @@ const benchCalls: Part = async (broker) => {
 const benchServers: Part = async (broker) => {
   const tables: string[] = [];
   for (const delay of ['20', '0']) {
-    const rows = await rounds(`servers, --delay ${delay}`, 3, [1, 2, 4, 8, 16], async (size) => {
-      const client = await serveOne(broker.url(), size, '--delay', delay);
-      const measured = await measure(() => client.call(30), 64, 1);
-      await endAll();
-      return measured;
-    }, ([rates], size, [one]) => [size, spread(rates), ratio(rates.map((rate) => rate / size), one![0])]);
+    const rows = await rounds(`servers, --delay ${delay}`, 3, [1, 2, 4, 8, 16],
+      async (size) => measure(await port(size, '--delay', delay)(broker.url()), 64, 1),
+      ([rates], size, [one]) => [size, spread(rates), ratio(rates.map((rate) => rate / size), one![0])]);
     tables.push(table(['servers', `calls/s, 64 in flight, --delay ${delay}`, 'efficiency'], rows));
   }
   return tables.join('\n\n');
@@ -89,7 +85,6 @@ const benchClients: Part = async (broker) => {
     const calls = await measure((i) => clients[i]!.call(30), size, 1);
     const opened = channels;
     const [heap, brokers] = memoryWith(broker.node).map((MB, i) => (MB - before[i]!) * 1_000 / size);
-    await Promise.all(clients.map((client) => client.close()));
     return [...calls, heap!, brokers!, opened];
   }, ([rates, medians, slow, heap, brokers, opened], size, [, ten]) => {
     const times = [medians, slow].map((ms) => digits(median(ms)));
@@ -110,10 +105,11 @@ function timeOf(work: () => unknown): number {
 
 /** How a call grows with n, and what of it is the function, and what the two conversions. */
 const benchFib: Part = async (broker) => {
-  const client = await serveOne(broker.url(), 1);
+  await startServers(broker.url(), 1);
+  const [client] = await connectClients(broker.url(), 1);
   const rows = await rounds('fib', 5, [1, 30, 1_000, 10_000, 100_000, 1_000_000], async (n) => {
     const [value, body] = [fib(n), writeResult(fib(n))];
-    const [, call] = await measure(() => client.call(n), 1);
+    const [, call] = await measure(() => client!.call(n), 1);
     return [call, timeOf(() => fib(n)), timeOf(() => writeResult(value)), timeOf(() => readResult(body))];
   }, (measured, n) => {
     const [call, own, write, read] = measured.map(median) as [number, number, number, number];
@@ -141,7 +137,6 @@ const benchReturn: Part = async (broker) => {
     await pause(5_000);
     await broker.boot();
     const seconds = ((await answered) - openedAt) / 1_000;
-    await Promise.all(clients.map((client) => client.close()));
     return [seconds, tried, calls.outcomes.failed!];
   }, ([seconds, tries, failed], size) => [digits(size), spread(seconds), spread(tries), total(failed)]);
   const head = ['clients', "seconds from the port's opening to the last answer", 'connections tried', 'calls failed'];

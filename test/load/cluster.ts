@@ -44,9 +44,9 @@ async function startCluster(): Promise<Broker[]> {
 
 /** rpc_queue as a node sees it. */
 async function queueAt(broker: Broker): Promise<{ type?: string; leader?: string; online?: string[] }> {
-  const columns = ['type', 'leader', 'online'];
-  const rows = await broker.ctl('list_queues', '-p', VHOST, '--formatter', 'json', ...columns).catch(() => '[]');
-  return JSON.parse(rows).find(({ type }: { type: string }) => type === 'quorum') ?? {};
+  const list = ['list_queues', '-p', VHOST, '--formatter', 'json', 'type', 'leader', 'online'];
+  const queues = JSON.parse(await broker.ctl(...list).catch(() => '[]'));
+  return queues.find(({ type }: { type: string }) => type === 'quorum') ?? {};
 }
 
 async function main(): Promise<number> {
@@ -73,7 +73,7 @@ async function main(): Promise<number> {
   await calls.end();
   const table = calls.table(['node kills', brokers.length], ['leader moves', moves]);
   console.log(await page('npm run test:cluster', brokers[0]!, table));
-  return calls.allRight && moves > 0 ? 0 : 1;
+  return calls.allRight() && moves > 0 ? 0 : 1;
 }
 
 void runScript(main);

@@ -1,5 +1,5 @@
 // What the benchmark's parts measure with: calls in flight, rounds, and numbers as the tables say them.
-import { shuffled, type Row } from './shared';
+import { endAll, ends, shuffled, type Row } from './shared';
 
 /** Makes one call; `i` says which of those that are in flight at a time. */
 export type Call = (i: number) => Promise<unknown>;
@@ -21,7 +21,7 @@ export async function measure(call: Call, inFlight: number, seconds = 0.5): Prom
 type Columns<Values> = { [Value in keyof Values]: number[] };
 
 /**
- * Measures each case once in each round, in an order at random: what befalls the machine meanwhile befalls all of them.
+ * Measures each case once a round, in an order at random, so that what else the machine does befalls all of them alike.
  * Returns a table's rows: `toRow` gets what was measured of a case in all rounds, the case, and what was of all cases.
  */
 export async function rounds<Case, Values extends number[]>(
@@ -32,7 +32,9 @@ export async function rounds<Case, Values extends number[]>(
   for (let round = 1; round <= times; round++) {
     console.error(`${part}: round ${round} of ${times}`);
     for (const i of shuffled([...cases.keys()], round === 1 && first ? () => 0 : Math.random)) {
+      const before = ends.length;
       const values = await measureCase(cases[i]!);
+      await endAll(before); // what the case has started
       values.forEach((value, column) => (all[i]![column] ??= []).push(value));
     }
   }

@@ -19,13 +19,14 @@ export function startServer(AMQP_URL: string, args: string[] = [], script = 'src
 
 /** Waits until so many servers consume. */
 export async function untilServed(url: string, servers: number, deadline?: number): Promise<void> {
-  const connection = await connect(url);
-  connection.on('error', () => {}); // when the broker ends, at the end
+  const connection = (await connect(url)).on('error', () => {}); // when the broker ends, at the end
   await until('servers', async () => (await inspectQueue(connection))?.consumerCount === servers, deadline);
   await connection.close();
 }
 
-const ends: (() => unknown)[] = []; // of what the next two have started
+/** What ends the servers and clients that are there, in the order that they came. */
+export const ends: (() => unknown)[] = [];
+export const endAll = (after = 0) => Promise.all(ends.splice(after).map((end) => end()));
 
 export async function startServers(url: string, count: number, ...command: [args?: string[], script?: string]) {
   const servers = Array.from({ length: count }, () => startServer(url, ...command));
@@ -33,22 +34,13 @@ export async function startServers(url: string, count: number, ...command: [args
   await untilServed(url, count);
 }
 
-/** Starts servers, and connects one client. */
-export async function serveOne(url: string, servers: number, ...args: string[]): Promise<RpcClient> {
-  await startServers(url, servers, args);
-  const client = await RpcClient.connect({ url });
-  ends.push(() => client.close());
-  return client;
-}
-
-export const endAll = () => Promise.all(ends.splice(0).map((end) => end()));
-
 /** Connects so many clients, 20 at a time, and has the first call of each answered: the next ones may be quicker. */
 export async function connectClients(url: string, count: number): Promise<RpcClient[]> {
   const clients: RpcClient[] = [];
   const connectOne = async () => {
     const client = await RpcClient.connect({ url });
     clients.push(client);
+    ends.push(() => client.close());
     await client.call(30);
   };
   while (clients.length < count) await Promise.all(Array(Math.min(20, count - clients.length)).fill(0).map(connectOne));
@@ -100,14 +92,9 @@ export class Calls {
   }
 
   /** Begins no more, and waits for those in flight. */
-  async end(): Promise<void> {
-    this.#ended = true;
-    await this.#calling;
-  }
+  readonly end = () => ((this.#ended = true), this.#calling);
 
-  get allRight(): boolean {
-    return this.outcomes.right === this.done && this.outcomes.late === 0;
-  }
+  readonly allRight = () => this.outcomes.right === this.done && this.outcomes.late === 0;
 
   table(...more: Row[]): string {
     const longest = ['longest call', `${Math.round(this.#longest)} ms`];

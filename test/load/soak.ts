@@ -54,10 +54,7 @@ const FAULTS: Record<string, Fault> = {
   'connections late by 50 ms': connections({ delay: 50 }),
 };
 
-/**
- * Deals out one fault after another, as cards are: each once before any comes again. Ends when each has come, and there
- * were enough calls. Returns how often each came.
- */
+/** Deals out faults as cards are, each once before any comes again, until `enough`. Returns how often each came. */
 async function keepFailing(broker: Broker, servers: Server[], lines: Proxy[], seed: number, enough: () => boolean) {
   const random = generator(seed);
   const times = new Map(Object.keys(FAULTS).map((name) => [name, 0]));
@@ -108,7 +105,7 @@ async function main(): Promise<number> {
   const sizes = table(['memory', `MB after ${WARM_UP} calls`, 'MB at the end'], held);
   console.log(await page(command, broker, outcomes, sizes, table(['fault', 'times'], times)));
   if (growth > MAX_GROWTH) console.error(`Memory has grown by more than ${MAX_GROWTH} MB`);
-  return calls.allRight && back && growth <= MAX_GROWTH ? 0 : 1;
+  return calls.allRight() && back && growth <= MAX_GROWTH ? 0 : 1;
 }
 
 void runScript(main);
