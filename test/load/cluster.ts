@@ -71,8 +71,8 @@ async function main(): Promise<number> {
     await hasAll(other);
   }
   await calls.end();
-  const table = calls.table(['node kills', brokers.length], ['leader moves', moves]);
-  console.log(await page('npm run test:cluster', brokers[0]!, table));
+  const kills = ['node kills', brokers.length];
+  console.log(await page('npm run test:cluster', brokers[0]!, calls.table(kills, ['leader moves', moves])));
   return calls.allRight() && moves > 0 ? 0 : 1;
 }
 

@@ -77,8 +77,7 @@ async function keepFailing(broker: Broker, servers: Server[], lines: Proxy[], se
 }
 
 async function main(): Promise<number> {
-  const string = { type: 'string' } as const;
-  const { values } = parseArgs({ options: { calls: string, seed: string } });
+  const { values } = parseArgs({ options: { calls: { type: 'string' }, seed: { type: 'string' } } });
   const total = wholeNumber('--calls', values.calls ?? 20_000, 1);
   const seed = wholeNumber('--seed', values.seed ?? Date.now() % 2 ** 31, 0); // gives the faults their order
   const command = `npm run soak -- --calls ${total} --seed ${seed}`;
