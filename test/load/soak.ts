@@ -54,7 +54,7 @@ const FAULTS: Record<string, Fault> = {
   'connections late by 50 ms': connections({ delay: 50 }),
 };
 
-/** Deals out faults as cards are, each once before any comes again, until `enough`. Returns how often each came. */
+/** Deals out faults as cards are, each once before any comes again, until each came and `enough`. Returns how often. */
 async function keepFailing(broker: Broker, servers: Server[], lines: Proxy[], seed: number, enough: () => boolean) {
   const random = generator(seed);
   const times = new Map(Object.keys(FAULTS).map((name) => [name, 0]));
