@@ -7,21 +7,18 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { RpcClient } from '../../src/rpc_client';
 import { Broker } from '../support/broker';
-import { Command, freePort, newFolder, runScript, until } from '../support/processes';
-import { Calls, SERVER, page, table } from './shared';
+import { freePort, newFolder, runScript, until } from '../support/processes';
+import { Calls, page, startServers } from './shared';
 
 const HOST = 'rabbitmq.test';
 const ADDRESSES = ['127.0.0.11', '127.0.0.12', '127.0.0.13'];
 const NODES = ADDRESSES.map((_, i) => `rpc-${i + 1}@localhost`);
 const VHOST = 'cluster';
-const IN_FLIGHT = 16;
-const CALLS_WITHOUT_A_NODE = 1_000;
 
 /** Runs this script again where HOST has its addresses, and returns its exit status. */
 function runWithHosts(): number {
   const hosts = path.join(newFolder('hosts'), 'hosts');
-  const lines = ADDRESSES.map((address) => `${address} ${HOST}\n`);
-  writeFileSync(hosts, readFileSync('/etc/hosts', 'utf8') + lines.join(''));
+  writeFileSync(hosts, `${readFileSync('/etc/hosts', 'utf8')}${ADDRESSES.map((ip) => `${ip} ${HOST}\n`).join('')}`);
   const namespace = process.getuid!() === 0 ? ['--mount'] : ['--mount', '--map-root-user'];
   const command = 'mount --bind "$0" /etc/hosts && exec "$@"';
   const args = [...namespace, 'sh', '-c', command, hosts, process.execPath, '-r', 'ts-node/register', __filename];
@@ -32,10 +29,8 @@ function runWithHosts(): number {
 
 async function startCluster(): Promise<Broker[]> {
   const port = await freePort();
-  const config = [
-    'cluster_formation.peer_discovery_backend = classic_config',
-    ...NODES.map((node, i) => `cluster_formation.classic_config.nodes.${i + 1} = ${node}`),
-  ];
+  const nodes = NODES.map((node, i) => `cluster_formation.classic_config.nodes.${i + 1} = ${node}`);
+  const config = ['cluster_formation.peer_discovery_backend = classic_config', ...nodes];
   const brokers: Broker[] = [];
   for (const [i, node] of NODES.entries()) {
     const peer = brokers[0] && { peer: brokers[0] };
@@ -49,43 +44,36 @@ async function startCluster(): Promise<Broker[]> {
 
 /** rpc_queue as a node sees it. */
 async function queueAt(broker: Broker): Promise<{ type?: string; leader?: string; online?: string[] }> {
-  const columns = ['type', 'leader', 'online'];
-  const rows = await broker.ctl('list_queues', '-p', VHOST, '--formatter', 'json', ...columns).catch(() => '[]');
-  return JSON.parse(rows).find(({ type }: { type: string }) => type === 'quorum') ?? {};
-}
-
-/** Kills a node, waits for calls without it and for a leader, starts it again. Returns whether the leader has moved. */
-async function killAndRestart(broker: Broker, node: string, other: Broker, calls: Calls): Promise<boolean> {
-  const { leader } = await queueAt(other);
-  console.error(`killing ${node}; the leader is ${leader}`);
-  await broker.kill();
-  const enough = calls.outcomes.right! + CALLS_WITHOUT_A_NODE;
-  await until(`${CALLS_WITHOUT_A_NODE} calls without ${node}`, () => calls.outcomes.right! >= enough, 60_000);
-  const now = await until('a leader', async () => (await queueAt(other)).leader);
-  await broker.boot();
-  await until('three members', async () => (await queueAt(other)).online?.length === NODES.length, 60_000);
-  return now !== leader;
+  const list = ['list_queues', '-p', VHOST, '--formatter', 'json', 'type', 'leader', 'online'];
+  const queues = JSON.parse(await broker.ctl(...list).catch(() => '[]'));
+  return queues.find(({ type }: { type: string }) => type === 'quorum') ?? {};
 }
 
 async function main(): Promise<number> {
   if (!(await lookup(HOST).catch(() => undefined))) return runWithHosts();
   const brokers = await startCluster();
   const url = `amqp://${HOST}:${brokers[0]!.details.port}/${VHOST}`;
-  const servers = NODES.map(() => new Command('node', [...SERVER, '--delay', '5'], { ...process.env, AMQP_URL: url }));
-  await Promise.all(servers.map((server) => server.shows(/Awaiting/)));
-  await until('a quorum queue', async () => (await queueAt(brokers[0]!)).online?.length === NODES.length);
+  await startServers(url, NODES.length, ['--delay', '5']);
+  const hasAll = (node: Broker) => until('members', async () => (await queueAt(node)).online?.length === 3, 60_000);
+  await hasAll(brokers[0]!);
   const client = await RpcClient.connect({ url });
-  const calls = new Calls(30_000);
-  const calling = calls.keepCalling(client, IN_FLIGHT);
-  let moves = 0;
+  const calls = new Calls([client], 16, 30_000);
+  let moves = 0; // of the queue's leader
   for (const [i, broker] of brokers.entries()) {
-    if (await killAndRestart(broker, NODES[i]!, brokers[(i + 1) % brokers.length]!, calls)) moves++;
+    const other = brokers[(i + 1) % brokers.length]!;
+    const { leader } = await queueAt(other);
+    console.error(`killing ${NODES[i]}; the leader is ${leader}`);
+    await broker.kill();
+    const enough = calls.outcomes.right! + 1_000;
+    await until('calls without it', () => calls.outcomes.right! >= enough, 60_000);
+    if ((await until('a leader', async () => (await queueAt(other)).leader)) !== leader) moves++;
+    await broker.boot();
+    await hasAll(other);
   }
-  calls.total = 0;
-  await calling;
-  const rows = [...calls.rows, ['node kills', brokers.length], ['leader moves', moves]];
-  console.log(await page('npm run test:cluster', brokers[0]!, table(['calls', calls.done], rows)));
-  return calls.allRight && moves > 0 ? 0 : 1;
+  await calls.end();
+  const kills = ['node kills', brokers.length];
+  console.log(await page('npm run test:cluster', brokers[0]!, calls.table(kills, ['leader moves', moves])));
+  return calls.allRight() && moves > 0 ? 0 : 1;
 }
 
 void runScript(main);

@@ -1,15 +1,11 @@
-// What the benchmark's parts measure with: calls kept in flight, servers, clients, and numbers as the tables say them.
-import { connect } from 'amqplib';
-import { QUEUE } from '../../src/connection';
-import { RpcClient } from '../../src/rpc_client';
-import { Command, until } from '../support/processes';
-import { SERVER } from './shared';
+// What the benchmark's parts measure with: calls in flight, rounds, and numbers as the tables say them.
+import { endAll, ends, shuffled, type Row } from './shared';
 
 /** Makes one call; `i` says which of those that are in flight at a time. */
 export type Call = (i: number) => Promise<unknown>;
 
-/** Keeps `inFlight` calls going, and first for a tenth of the time to warm up. Returns calls/s, and ms of each call. */
-export async function measure(call: Call, inFlight: number, seconds = 0.5): Promise<{ rate: number; times: number[] }> {
+/** Keeps calls in flight, first for a tenth of the time to warm up. Returns calls/s, median and 99th percentile ms. */
+export async function measure(call: Call, inFlight: number, seconds = 0.5): Promise<[number, number, number]> {
   const times: number[] = [];
   const begin = performance.now() + seconds * 100;
   const keepCalling = async (_: unknown, i: number) => {
@@ -19,11 +15,34 @@ export async function measure(call: Call, inFlight: number, seconds = 0.5): Prom
     }
   };
   await Promise.all(Array.from({ length: inFlight }, keepCalling));
-  return { rate: times.length / seconds, times };
+  return [times.length / seconds, median(times), quantile(times, 0.99)];
+}
+
+type Columns<Values> = { [Value in keyof Values]: number[] };
+
+/**
+ * Measures each case once a round, in an order at random, so that what else the machine does befalls all of them alike.
+ * Returns a table's rows: `toRow` gets what was measured of a case in all rounds, the case, and what was of all cases.
+ */
+export async function rounds<Case, Values extends number[]>(
+  part: string, times: number, cases: Case[], measureCase: (one: Case) => Promise<[...Values]>,
+  toRow: (measured: Columns<Values>, one: Case, all: Columns<Values>[]) => Row, first?: 'in order', // the first round
+): Promise<Row[]> {
+  const all = cases.map(() => [] as number[][] as Columns<Values>);
+  for (let round = 1; round <= times; round++) {
+    console.error(`${part}: round ${round} of ${times}`);
+    for (const i of shuffled([...cases.keys()], round === 1 && first ? () => 0 : Math.random)) {
+      const before = ends.length;
+      const values = await measureCase(cases[i]!);
+      await endAll(before); // what the case has started
+      values.forEach((value, column) => (all[i]![column] ??= []).push(value));
+    }
+  }
+  return all.map((measured, i) => toRow(measured, cases[i]!, all));
 }
 
 /** The value that `share` of the values are below. */
-export const quantile = (values: number[], share: number) =>
+const quantile = (values: number[], share: number) =>
   [...values].sort((a, b) => a - b)[Math.floor(values.length * share)]!;
 export const median = (values: number[]) => quantile(values, 0.5);
 export const digits = (value: number) =>
@@ -34,32 +53,4 @@ export const spread = (values: number[]) =>
 /** The median of the rounds' ratios. */
 export const ratio = (values: number[], others: number[]) =>
   digits(median(values.map((value, round) => value / others[round]!)));
-
-/** Starts servers, whose output nobody reads: the process that measures the client has enough to do. */
-export async function startServers(
-  url: string, count: number, command = SERVER, queueType = 'classic',
-): Promise<Command[]> {
-  const connection = await connect(url);
-  const channel = await connection.createChannel();
-  const options = { durable: true, arguments: { 'x-queue-type': queueType } };
-  const { consumerCount } = await channel.assertQueue(QUEUE, options);
-  const args = ['-c', 'exec "$@" > /dev/null', 'sh', 'node', ...command];
-  const servers = Array.from({ length: count }, () => new Command('sh', args, { ...process.env, AMQP_URL: url }));
-  const all = async () => (await channel.checkQueue(QUEUE)).consumerCount === consumerCount + count;
-  await until('servers', all, 120_000);
-  await connection.close();
-  return servers;
-}
-
-export const stop = (servers: Command[]) =>
-  Promise.all(servers.map((server) => (server.kill('SIGTERM'), server.exit())));
-
-/** Connects so many clients, a few at a time. */
-export async function connectClients(url: string, count: number): Promise<RpcClient[]> {
-  const clients: RpcClient[] = [];
-  while (clients.length < count) {
-    const few = Array.from({ length: Math.min(20, count - clients.length) }, () => RpcClient.connect({ url }));
-    clients.push(...(await Promise.all(few)));
-  }
-  return clients;
-}
+export const total = (values: number[]) => values.reduce((sum, value) => sum + value) || 'none';
