@@ -40,7 +40,7 @@ const FAULTS: Record<string, Fault> = {
   'broker killed': [({ broker }) => broker.kill(), ({ broker }) => broker.boot()],
   'broker frozen': freeze,
   'broker frozen for longer than the heartbeats': [...freeze, 7_000],
-  'connections closed by an operator': [({ broker }) => broker.closeConnections()],
+  'connections closed by an operator': [({ broker }) => broker.ctl('close_all_connections', '--global', 'soak')],
   'reply queues deleted': [({ broker }) => broker.deleteReplyQueues()],
   'line cut with RST': [({ line }) => line.cut('RST')],
   'line cut with FIN': [({ line }) => line.cut('FIN')],
