@@ -6,10 +6,10 @@ import { QUIET, replying, suite, take } from '../support/suite';
 
 const it = suite();
 
-test.each([['no argument', []], ['an empty argument', ['']]])('%s asks for fib(30)', async (_, args) => {
+test('asks for fib(30) where the argument is empty', async () => {
   await it.peerServer((...all) => replying([String(fib(Number(all[1].content)))])(...all));
   const stdout = ' [x] Requesting fib(30)\n [.] Got 832040\n';
-  expect(await it.client(...args).end()).toEqual({ status: 0, stdout, stderr: QUIET });
+  expect(await it.client('').end()).toEqual({ status: 0, stdout, stderr: QUIET });
 });
 
 test('sends several requests at once over one reply queue, and prints each answer as it arrives', async () => {

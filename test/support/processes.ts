@@ -64,7 +64,7 @@ export const processesWith = (text: string) =>
 
 /** Waits until `condition` returns something true, and returns that. Fails after `deadline` ms, and names `what`. */
 export async function until<T>(what: string, condition: () => Promise<T> | T, deadline = 300_000, more = () => '') {
-  for (const end = Date.now() + deadline; ; await pause(20)) {
+  for (const end = Date.now() + deadline; ; await pause(50)) {
     const result = await condition();
     if (result) return result;
     if (Date.now() > end) throw new Error(`${what}: not within ${deadline} ms${more()}`);

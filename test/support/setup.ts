@@ -7,12 +7,7 @@ import { Command, ROOT, cleanUp, freePort, newFolder, runFolder } from './proces
 
 export default async function setUp(): Promise<() => Promise<void>> {
   process.env.RPC_RUN_FOLDER = runFolder(); // for the workers, which get this environment
-  try {
-    await Promise.all([build(), startBroker()]);
-  } catch (error) {
-    await cleanUp();
-    throw error;
-  }
+  await Promise.all([build(), startBroker()]).catch((error) => cleanUp().then(() => Promise.reject(error)));
   return cleanUp;
 }
 

@@ -9,7 +9,7 @@ import { Proxy, type Faults } from './proxy';
 
 export const SCRIPTS = ['rpc_server', 'rpc_client'] as const;
 export type Script = (typeof SCRIPTS)[number];
-export type Answer = (channel: Channel, request: ConsumeMessage) => void;
+type Answer = (channel: Channel, request: ConsumeMessage) => void;
 const PATIENCE = 600_000; // ms for calls that are answered, however slow the machine is
 
 /** Where the run's set-up has put a file of src or test. */
