@@ -9,9 +9,11 @@ import { QUEUE } from '../../src/connection';
 import { fib, readResult, writeResult } from '../../src/fib';
 import { Broker } from '../support/broker';
 import { runScript } from '../support/processes';
-import { digits, measure, median, ratio, rounds, spread, total, type Call } from './measure';
 import { plainClient } from './plain';
-import { Calls, connectClients, endAll, memoryWith, page, startServers, table, type Row } from './shared';
+import {
+  Calls, connectClients, digits, endAll, measure, median, memoryWith, page, ratio, rounds, spread, startServers, table,
+  total, type Call, type Row,
+} from './shared';
 
 type Program = [name: string, start: (url: string) => Promise<Call>, mostInFlight?: number, queueType?: 'quorum'];
 

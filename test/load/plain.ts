@@ -3,7 +3,7 @@ import { connect } from 'amqplib';
 import { randomUUID } from 'node:crypto';
 import { QUEUE } from '../../src/connection';
 import { fib } from '../../src/fib';
-import type { Call } from './measure';
+import type { Call } from './shared';
 
 /** Does the tutorial's work: reads n, prints it, computes. With `prefetch` 0 no work, no acknowledgements. */
 async function serve(prefetch: number, noDelay: boolean): Promise<void> {

@@ -44,9 +44,13 @@ test('an IPv6 address in brackets, and a user name and a password of any charact
   expect(await it.run('rpc_client', [], line.url).exit()).toBe(0);
 });
 
-test('a server that may not read rpc_queue says so', async () => {
-  const message = /refuses permission: .*access to queue 'rpc_queue' in vhost 'test \S+' refused/;
-  await expectRefused('rpc_server', await user('.*', '.*', 'nothing'), message);
+test.each([
+  ['server that may not read rpc_queue', 'rpc_server', ['.*', '.*', 'nothing'], "queue 'rpc_queue' in vhost 'test "],
+  ['client that may not write to amq.default', 'rpc_client', ['.*', 'nothing', '.*'], "'amq.default' in vhost 'test "],
+] as const)('a %s says so', async (_, script, permissions, what) => {
+  await it.server();
+  const message = `(Cannot reach|Lost the connection to) RabbitMQ at \\S+: it refuses permission: .* to .*${what}`;
+  await expectRefused(script, await user(...permissions), new RegExp(message));
 });
 
 test('a password that is refused while both sides reconnect is waited for, and said to be', async () => {
@@ -83,12 +87,6 @@ test.each([
   await says(BACK);
   if (write.includes('rpc_queue')) expect(brokerLog()).not.toContain(`refused for user 'user${users}'`);
   expect(await call(10)).toBe(55n); // held until it is seen that there is a server, or not
-});
-
-test('a client that may not write to amq.default says so', async () => {
-  await it.server();
-  const message = /fib\(30\): Lost the connection to RabbitMQ at \S+: it refuses permission: .*'amq\.default' in vhost/;
-  await expectRefused('rpc_client', await user('.*', 'nothing', '.*'), message);
 });
 
 test('a server that may not write to amq.default says so, and leaves the request to another', async () => {

@@ -2,15 +2,9 @@ import type { ConsumeMessage } from 'amqplib';
 import { expect, test } from 'vitest';
 import { fib } from '../../src/fib';
 import { until } from '../support/processes';
-import { QUIET, replying, suite, take } from '../support/suite';
+import { replying, suite, take } from '../support/suite';
 
 const it = suite();
-
-test('asks for fib(30) where the argument is empty', async () => {
-  await it.peerServer((...all) => replying([String(fib(Number(all[1].content)))])(...all));
-  const stdout = ' [x] Requesting fib(30)\n [.] Got 832040\n';
-  expect(await it.client('').end()).toEqual({ status: 0, stdout, stderr: QUIET });
-});
 
 test('sends several requests at once over one reply queue, and prints each answer as it arrives', async () => {
   const held: ConsumeMessage[] = [];

@@ -33,19 +33,13 @@ export interface BrokerOptions {
   peer?: Broker; // that this one is to form a cluster with: they share the Erlang cookie and the port mapper
 }
 
-/** What it takes to reach a broker, also from a thread that has not started it. */
-export interface BrokerDetails {
-  port: number;
-  host: string;
-  managementPort: number | undefined;
-  tls?: { port: number; ca: string }; // for amqps: the port, and a file with the CA
-  env: Record<string, string>;
-}
-
 export class Broker {
   node!: Command; // the node's process, the first one or the one that boot() has started last
 
-  constructor(readonly details: BrokerDetails) {}
+  /** What it takes to reach it, also from a thread that has not started it; `tls`: for amqps, with a file of the CA. */
+  constructor(readonly details: Required<Pick<BrokerOptions, 'port' | 'host'>> & {
+    managementPort: number | undefined; tls?: { port: number; ca: string }; env: Record<string, string>;
+  }) {}
 
   static async start(options?: BrokerOptions): Promise<Broker> {
     return (await Broker.prepare(options)).boot();

@@ -89,15 +89,12 @@ export async function freePort(): Promise<number> {
 }
 
 /** Random numbers from 0 to 1, always the same for a seed (Park and Miller's minimal standard). */
-export function generator(seed: number): () => number {
-  let state = 1 + (seed % 2_147_483_646);
-  return () => (state = (state * 48_271) % 2_147_483_647) / 2_147_483_647;
-}
+export const generator = (seed: number, state = 1 + (seed % 2_147_483_646)) => () =>
+  (state = (state * 48_271) % 2_147_483_647) / 2_147_483_647;
 
 /** How often `pattern` matches. */
-export function count(text: string, pattern: RegExp): number {
-  return [...text.matchAll(new RegExp(pattern, `g${pattern.flags}`))].length;
-}
+export const count = (text: string, pattern: RegExp): number =>
+  [...text.matchAll(new RegExp(pattern, `g${pattern.flags}`))].length;
 
 /** A command whose output is read, such as one of the two scripts. */
 export class Command {
