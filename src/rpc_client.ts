@@ -4,7 +4,8 @@ import type { ChannelModel, ConfirmChannel, ConsumeMessage } from 'amqplib';
 import { randomUUID } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { QUEUE, inspectQueue, keepConnected, print, printable, run, warn, wholeNumber, Options } from './connection';
+import { QUEUE, inspectQueue, keepConnected, print, printable, run, warn, wholeNumber } from './connection';
+import type { Options } from './connection';
 import { CONTENT_TYPE, DEFAULT_ARGUMENT, readArgument, readResult, writeArgument, writeResult } from './fib';
 import type { Argument, Result } from './fib';
 
@@ -71,8 +72,7 @@ export class RpcClient {
       const body = writeArgument(argument);
       wholeNumber('timeout', timeout, 1);
       if (this.#closedError) throw this.#closedError();
-      const id = randomUUID();
-      const now = performance.now();
+      const [id, now] = [randomUUID(), performance.now()];
       const timer = setTimeout(() => this.#onDeadline(id, timeout), timeout);
       const call: Call = { body, deadline: now + timeout, timer, resolve, reject };
       if (this.#pending.size === 0) this.#silence = { since: now };

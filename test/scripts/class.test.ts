@@ -1,6 +1,6 @@
 import net from 'node:net';
 import { expect, test, vi } from 'vitest';
-import { RpcClient } from '../../src/rpc_client';
+import { RpcClient, RpcError } from '../../src/rpc_client';
 import { until } from '../support/processes';
 import { errorOf, replying, suite, type Scene } from '../support/suite';
 
@@ -126,6 +126,7 @@ test('an error has a code, what it came from as its cause, and is an object of i
   const cause = expect.any(Error);
   expect(nonsense).toMatchObject({ code: 'SERVER', message: expect.stringContaining('not a number'), cause });
   expect(late).toMatchObject({ code: 'TIMEOUT', message: expect.stringContaining('no reply within 500 ms; ') });
+  expect(late).toBeInstanceOf(RpcError);
   expect('cause' in late!).toBe(false);
   const pending = [call(4), call(4)].map(errorOf);
   await client.close();

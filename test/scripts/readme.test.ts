@@ -91,7 +91,7 @@ async function terminals() {
     expectShown(shown.length > 0 ? shown : [last], printed(started));
     return started;
   }
-  return { folder, TMPDIR, expectEnd, expectStart };
+  return { folder, TMPDIR, run, expectEnd, expectStart };
 }
 
 /** Ends commands as Ctrl-C in their terminals does. */
@@ -101,7 +101,7 @@ async function interrupt(commands: Command[]): Promise<void> {
 }
 
 test('every command of the README, in its order, prints what is shown there, and ends with its status', async () => {
-  const { folder, TMPDIR, expectEnd, expectStart } = await terminals();
+  const { folder, TMPDIR, run, expectEnd, expectStart } = await terminals();
   const running: Record<'server' | 'broker', Command[]> = { server: [], broker: [] };
   const typed = new Set<Kind>();
   for (const { before, command, kind, shown } of steps) {
@@ -117,7 +117,8 @@ test('every command of the README, in its order, prints what is shown there, and
   }
   const [, name, program] = /save this as `(\S+\.ts)`.*\n```ts\n([^]*?)```/.exec(README)!;
   writeFileSync(path.join(folder, name!), program!);
-  await expectEnd(`node_modules/.bin/ts-node ${name}`, 'ends', ['832040n']);
+  const ran = await run(`node_modules/.bin/ts-node ${name}`, 'ends').end();
+  expect(ran).toMatchObject({ status: 0, stdout: '832040n\n' });
   for (const commands of [running.server, running.broker]) await interrupt(commands);
   expect(processesWith(TMPDIR)).toEqual([]);
   expect(readdirSync(TMPDIR).filter((name) => name.startsWith('rpc-'))).toEqual([]);

@@ -69,7 +69,8 @@ test('nonsense is refused with an error that names it, escaped, and takes nobody
     ask(body);
     const { content, properties } = await reply();
     expect(properties).toMatchObject({ type: 'error', correlationId: 'id', contentType: 'text/plain' });
-    expect(content.toString()).toMatch(/^n must be a whole number from 0 to 1000000, in digits; got "(?!.*\n| at )/);
+    expect(content.toString()).toMatch(/^n must be a whole number from 0 to 1000000, in digits; got "/);
+    expect(content.toString()).not.toMatch(/\n| at /);
     ask('7');
     expect(await answer()).toBe('13');
     await server.shows(new RegExp(`^ \\[!\\] Refused a request: .*got ${shown.replace(/[[{}]/g, '\\$&')}$`, 'm'));
