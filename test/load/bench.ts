@@ -5,14 +5,13 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { subscribe } from 'node:diagnostics_channel';
 import type { Socket } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
-import { QUEUE } from '../../src/connection';
 import { fib, readResult, writeResult } from '../../src/fib';
 import { Broker } from '../support/broker';
 import { runScript } from '../support/processes';
 import { plainClient } from './plain';
 import {
-  Calls, connectClients, digits, endAll, measure, median, memoryWith, page, ratio, rounds, spread, startServers, table,
-  total, type Call, type Row,
+  Calls, addVhost, connectClients, digits, endAll, measure, median, memoryWith, page, ratio, rounds, spread,
+  startServers, table, total, type Call, type Row,
 } from './shared';
 
 type Program = [name: string, start: (url: string) => Promise<Call>, mostInFlight?: number, queueType?: 'quorum'];
@@ -38,13 +37,6 @@ const PROGRAMS: Program[] = [
 ];
 const BESIDE = 5; // programs that all are held against: the first ones
 
-/** Adds a virtual host. Not by the HTTP API: its plugin alone costs RabbitMQ 4.3 up to half of its calls/s. */
-async function urlOfVhost(broker: Broker, name: string): Promise<string> {
-  await broker.ctl('add_vhost', name);
-  await broker.ctl('set_permissions', '-p', name, 'guest', '.*', '.*', '.*');
-  return broker.url(name);
-}
-
 /** The ms that `work` takes, as the mean of all that fit into 20 ms. */
 function timeOf(work: () => unknown): number {
   const start = performance.now();
@@ -56,13 +48,8 @@ function timeOf(work: () => unknown): number {
 const PARTS: Record<string, (broker: Broker) => Promise<string>> = {
   /** What a call costs beside plain amqplib. */
   async calls(broker) {
-    const programs = await Promise.all(PROGRAMS.map(async ([name, start, most = Infinity, queueType = 'classic']) => {
-      const url = await urlOfVhost(broker, name);
-      const connection = await connect(url);
-      const channel = await connection.createChannel();
-      await channel.assertQueue(QUEUE, { durable: true, arguments: { 'x-queue-type': queueType } });
-      await connection.close();
-      return { name, most, call: await start(url) };
+    const programs = await Promise.all(PROGRAMS.map(async ([name, start, most = Infinity, queueType]) => {
+      return { name, most, call: await start(await addVhost(broker, name, queueType)) };
     }));
     const rows: Row[] = [];
     for (const inFlight of [1, 64, 512]) {
@@ -80,7 +67,7 @@ const PARTS: Record<string, (broker: Broker) => Promise<string>> = {
     const tables: string[] = [];
     for (const delay of ['20', '0']) {
       const cases = await Promise.all([1, 2, 4, 8, 16].map(async (size) => { // started once: each takes a second or so
-        const url = await urlOfVhost(broker, `${size} servers, --delay ${delay}`);
+        const url = await addVhost(broker, `${size} servers, --delay ${delay}`);
         return { size, call: await port(size, '--delay', delay)(url) };
       }));
       const rows = await rounds(`servers, --delay ${delay}`, 3, cases, ({ call }) => measure(call, 64, 1),

@@ -8,7 +8,7 @@ import path from 'node:path';
 import { RpcClient } from '../../src/rpc_client';
 import { Broker } from '../support/broker';
 import { freePort, newFolder, runScript, until } from '../support/processes';
-import { Calls, page, startServers } from './shared';
+import { Calls, addVhost, page, startServers } from './shared';
 
 const HOST = 'rabbitmq.test';
 const ADDRESSES = ['127.0.0.11', '127.0.0.12', '127.0.0.13'];
@@ -37,8 +37,7 @@ async function startCluster(): Promise<Broker[]> {
     brokers.push(await Broker.prepare({ port, host: ADDRESSES[i]!, node, config, ...peer }));
   }
   await Promise.all(brokers.map((broker) => broker.boot())); // together, since RabbitMQ 4 waits for the others
-  await brokers[0]!.ctl('add_vhost', VHOST, '--default-queue-type', 'quorum');
-  await brokers[0]!.ctl('set_permissions', '-p', VHOST, 'guest', '.*', '.*', '.*');
+  await addVhost(brokers[0]!, VHOST, 'quorum');
   return brokers;
 }
 

@@ -8,6 +8,7 @@ import type { Call } from './shared';
 /** Does the tutorial's work: reads n, prints it, computes. With `prefetch` 0 no work, no acknowledgements. */
 async function serve(prefetch: number, noDelay: boolean): Promise<void> {
   const channel = await (await connect(process.env.AMQP_URL!, { noDelay })).createChannel();
+  await channel.assertQueue(QUEUE);
   await channel.prefetch(prefetch);
   const noAck = prefetch === 0;
   const ready = Buffer.from('832040');

@@ -1,12 +1,14 @@
-import { cpSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { expect, test } from 'vitest';
 import { findCommand } from '../support/broker';
 import { ROOT, freePort, newFolder, processesWith, runFolder, until, type Command } from '../support/processes';
-import { suite } from '../support/suite';
+import { SCRIPTS, built, suite } from '../support/suite';
 
 const it = suite();
-const README = readFileSync(path.join(ROOT, 'README.md'), 'utf8');
+const read = (...file: string[]) => readFileSync(path.join(ROOT, ...file), 'utf8');
+const README = read('README.md');
+const SOURCE = ['fib', 'connection', ...SCRIPTS].map((name) => read('src', `${name}.ts`)).join('');
 
 // The commands that are run here, and as what. No other is: it might reach a broker that is not this run's.
 type Kind = 'demo' | 'broker' | 'server' | 'ends' | 'rabbitmqctl' | 'not run';
@@ -47,18 +49,18 @@ function expectShown(shown: string[], printed: string[]): void {
   if (!shown.includes('...')) expect(rest).toEqual([]);
 }
 
-/** The status of a command that prints this. */
-function statusOf(shown: string[]): number {
-  if (shown.some((line) => /^ \[!\] n must be/.test(line))) return 2;
-  return shown.some((line) => /^ \[!\] fib/.test(line)) ? 1 : 0;
-}
+/** The status of a command that prints this: 2 where it is used wrongly, 1 where a call failed. */
+const statusOf = (shown: string) => (/^ \[!\] n must be/m.test(shown) ? 2 : Number(/^ \[!\] fib/m.test(shown)));
 
 /** Terminals in which the README's commands run, with a broker of their own, or rabbitmqctl with this run's. */
 async function terminals() {
   const [folder, TMPDIR] = [newFolder('checkout'), newFolder('tmp')];
-  for (const file of ['package.json', 'package-lock.json', 'tsconfig.json', 'src', 'test', 'node_modules']) {
-    cpSync(path.join(ROOT, file), path.join(folder, file), { recursive: true, preserveTimestamps: true });
+  const toFolder = (file: string) => [path.join(ROOT, file), path.join(folder, file)] as const;
+  for (const file of ['package.json', 'package-lock.json', 'tsconfig.json', 'src', 'test']) {
+    cpSync(...toFolder(file), { recursive: true, preserveTimestamps: true });
   }
+  mkdirSync(path.join(folder, 'node_modules'));
+  for (const name of readdirSync('node_modules')) symlinkSync(...toFolder(`node_modules/${name}`)); // they are large
   const ports = { BROKER_PORT: String(await freePort()), BROKER_MANAGEMENT_PORT: String(await freePort()) };
   const AMQP_URL = `amqp://localhost:${ports.BROKER_PORT}`;
   const npm = { npm_config_cache: runFolder(), npm_config_update_notifier: 'false', npm_config_call: undefined };
@@ -75,7 +77,7 @@ async function terminals() {
   async function expectEnd(command: string, kind: Kind, shown: string[], attempts = 3): Promise<void> {
     const ran = run(command, kind);
     try {
-      expect([await ran.exit(), printed(ran)]).toEqual([statusOf(shown), expect.anything()]);
+      expect([await ran.exit(), printed(ran)]).toEqual([statusOf(shown.join('\n')), expect.anything()]);
       if (shown.length > 0) expectShown(shown, printed(ran));
     } catch (error) {
       if (attempts === 1 || shown.length === 0) throw error;
@@ -106,13 +108,16 @@ test('every command of the README, in its order, prints what is shown there, and
   const typed = new Set<Kind>();
   for (const { before, command, kind, shown } of steps) {
     if (/stop the servers/.test(before)) await interrupt(running.server.splice(0));
-    // npx takes half a second of processor time to find what it runs: once for each script is enough.
-    const line = typed.has(kind) ? command.replace(/^npx /, 'node_modules/.bin/') : command;
+    // npx and ts-node take a second of processor time, which once for each script is enough.
+    const toLine = (typedIn: string, file: string) => (typed.has(kind) ? `node ${built(file)}` : typedIn);
+    const line = command.replace(/^npx ts-node (\S+)\.ts/, toLine);
     typed.add(kind);
     for (let terminal = /Terminals \d and \d/.test(before) ? 2 : 1; terminal > 0; terminal--) {
       if (kind === 'server' || kind === 'broker') running[kind].push(await expectStart(line, kind, shown));
       else if (kind !== 'not run') await expectEnd(line, kind, shown);
     }
+    const again = 'RabbitMQ answers at amqp://guest:guest@localhost:5672 already.';
+    if (kind === 'broker') await expectEnd(command, kind, [again]);
     if (/'abc'/.test(command)) await running.server[0]!.shows(/Refused a request: .* got "abc"/);
   }
   const [, name, program] = /save this as `(\S+\.ts)`.*\n```ts\n([^]*?)```/.exec(README)!;
@@ -127,12 +132,8 @@ test('every command of the README, in its order, prints what is shown there, and
   expect(await it.broker.api('GET', 'queues/rpc/rpc_queue')).toMatchObject({ type: 'quorum' });
 });
 
-test('npm run broker where one is says so, and the demo uses the one that AMQP_URL names', async () => {
-  const run = (tool: string, env: NodeJS.ProcessEnv) =>
-    it.command('node_modules/.bin/ts-node', [`test/tools/${tool}.ts`], env).end();
-  const there = await run('broker', { BROKER_PORT: String(it.broker.details.port) });
-  expect(there).toEqual({ status: 0, stdout: expect.stringMatching(/^RabbitMQ answers at .* already/), stderr: '' });
-  const demo = await run('demo', {});
+test('the demo uses the broker that AMQP_URL names', async () => {
+  const demo = await it.command('node_modules/.bin/ts-node', ['test/tools/demo.ts']).end();
   expect(demo).toEqual({ status: 0, stdout: expect.stringMatching(/^server \d \| \[x\] Awaiting/), stderr: '' });
   await it.queueHas({ messageCount: 0 });
 });
@@ -142,6 +143,42 @@ test('the README names no other command, and every script of package.json', () =
   named.forEach(kindOf);
   const all = [...named, ...steps.map(({ command }) => command)].join('\n');
   const scripts = [...all.matchAll(/npm (?:run )?([\w:]+)/g)].map(([, script]) => script);
-  const { scripts: ours } = JSON.parse(readFileSync(path.join(ROOT, 'package.json'), 'utf8'));
+  const { scripts: ours } = JSON.parse(read('package.json'));
   expect([...new Set(scripts)].sort()).toEqual(Object.keys(ours).sort());
+});
+
+test("the README's idea in fifteen lines runs, and asks servers like ours, or itself", async () => {
+  const [, name, code] = /save this as `(\S+\.mjs)`.*\n```js\n([^]*?)```/.exec(README)!;
+  expect(code!.trim().split('\n')).toHaveLength(15);
+  const file = path.join(runFolder(), 'built', name!); // where there are node_modules
+  writeFileSync(file, code!);
+  for (const idea of [it.command('node', [file]), it.command('node', [file])]) {
+    for (const line of [/^fib\(10\) = 55$/m, /^fib\(20\) = 6765$/m, /^fib\(30\) = 832040$/m]) await idea.shows(line);
+    expect(idea.stderr).toBe('');
+  }
+  expect(await it.client('10').end()).toMatchObject({ status: 0, stdout: ' [x] Requesting fib(10)\n [.] Got 55\n' });
+});
+
+test('the README names functions of src and files that exist; a semicolon would end a statement of a diagram', () => {
+  const named = [...README.matchAll(/\(`(\w+\.ts)`: (`[^)]*`)\)/g)].flatMap(([, file, names]) =>
+    [...names!.matchAll(/`(.*?)`/g)].map(([, name]) => [file!, name!] as const));
+  expect(named.length).toBeGreaterThan(6);
+  for (const [file, name] of named) expect(read('src', file)).toMatch(new RegExp(`${name}[(<]`));
+  const links = [...README.matchAll(/\]\((?!http)([^)]+)\)/g)].map(([, file]) => file!);
+  expect(links).toEqual(expect.arrayContaining(['src/fib.ts', ...SCRIPTS.map((script) => `src/${script}.ts`)]));
+  expect(links.filter((file) => !existsSync(path.join(ROOT, file)))).toEqual([]);
+  expect(/```mermaid\nsequenceDiagram\n([^]*?)```/.exec(README)![1]).not.toContain(';');
+});
+
+test('the README has options and messages as the source has them', () => {
+  const options = [...README.matchAll(/`(--\w+)(?: \w+)?`/g)].map(([, option]) => option!);
+  expect(options).not.toEqual([]);
+  for (const text of [...options, /by default `(amqp:.*?)`/.exec(README)![1]]) expect(SOURCE).toContain(text);
+  const [, table] = /^\|? ?message \| what to do.*\n.*\n((?:.*\|.*\n)+)/m.exec(README)!;
+  const cells = [...table!.matchAll(/^\|? ?(`.*?`) ?\|/gm)].map(([, cell]) => cell!);
+  const messages = cells.flatMap((cell) => cell.match(/[^`]{3,}/g)!);
+  const texts = SOURCE.replace(/(^| )(\/\/|\/?\*+) .*$/gm, '').replaceAll('${QUEUE}', 'rpc_queue')
+    .replaceAll('${nameOf(url)}', 'RabbitMQ at …').replace(/\$\{\w+ \? '(.*?)' : '(.*?)'\}(.*)/g, '$1$3\n$2$3');
+  expect(messages.length).toBeGreaterThan(9);
+  for (const part of messages.flatMap((message) => message.split(/ ?(?:…|\d+ \w+) ?/))) expect(texts).toContain(part);
 });

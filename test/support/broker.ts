@@ -1,7 +1,7 @@
 // A private RabbitMQ: ports, folders, name and cookie of its own, and nothing left of it when it is stopped.
 import { connect } from 'amqplib';
 import { randomUUID } from 'node:crypto';
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { Command, freePort, newFolder, until } from './processes';
 
@@ -135,5 +135,11 @@ export class Broker {
     const name = `test ${randomUUID()}`;
     await this.api('PUT', `vhosts/${encodeURIComponent(name)}`);
     return name;
+  }
+
+  /** What it has written into its log so far: it does that in order, but seconds later. */
+  get log(): string {
+    const folder = this.details.env.RABBITMQ_LOG_BASE!;
+    return readdirSync(folder).map((file) => readFileSync(path.join(folder, file), 'utf8')).join('');
   }
 }

@@ -1,4 +1,4 @@
-// A TCP proxy between a program and the broker that does what networks do: cut, refuse, keep silent, hold, delay, drip.
+// A TCP proxy between a program and the broker that does what networks do: cut, refuse, keep silent, hold, delay.
 import { once } from 'node:events';
 import { createConnection, createServer, type AddressInfo, type Socket } from 'node:net';
 import { pipeline } from 'node:stream';
@@ -11,7 +11,6 @@ export interface Faults {
   cutAfter?: { bytes: number; direction: Direction }; // a connection is cut after so many
   cutAt?: string; // and where it would pass this on
   delay?: number; // ms that all is late by
-  drip?: number; // ms for each byte
   silent?: boolean; // accepts, and neither says nor forwards anything
   closing?: boolean; // accepts, and closes at once
 }
@@ -89,7 +88,7 @@ export class Proxy {
   }
 
   async *#pass(source: AsyncIterable<Buffer>, direction: Direction, line: Line, faults: Faults) {
-    const { cutAfter, cutAt, delay, drip } = faults;
+    const { cutAfter, cutAt, delay } = faults;
     let left = cutAfter?.direction === direction ? cutAfter.bytes : Infinity;
     for await (const bytes of source) {
       if (line.held === direction) await new Promise(() => {});
@@ -97,10 +96,8 @@ export class Proxy {
       const passed = bytes.subarray(0, left);
       left -= passed.length;
       this.forwarded[direction] += passed.length;
-      for (const part of drip ? [...passed].map((byte) => Buffer.of(byte)) : [passed]) {
-        if (drip || delay) await pause(drip ?? delay, undefined, { ref: false });
-        yield part;
-      }
+      if (delay) await pause(delay, undefined, { ref: false });
+      yield passed;
       if (left === 0) line.program.resetAndDestroy();
     }
   }

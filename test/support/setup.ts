@@ -22,8 +22,8 @@ async function build(): Promise<void> {
 async function startBroker(): Promise<void> {
   const [folder, port] = [newFolder('certificate'), await freePort()];
   const [certificate, key] = [`${folder}/certificate.pem`, `${folder}/key.pem`];
-  const name = '-subj /CN=localhost -addext subjectAltName=DNS:localhost';
-  const command = `req -x509 -days 2 -nodes ${name} -newkey rsa:2048 -keyout ${key} -out ${certificate}`;
+  const [name, kind] = ['-subj /CN=localhost -addext subjectAltName=DNS:localhost', 'ec_paramgen_curve:prime256v1'];
+  const command = `req -x509 -days 2 -nodes ${name} -newkey ec -pkeyopt ${kind} -keyout ${key} -out ${certificate}`;
   execFileSync('openssl', command.split(' '), { stdio: 'pipe' });
   chmodSync(key, 0o644); // the broker may be another user
   const config = [

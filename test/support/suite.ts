@@ -31,9 +31,7 @@ export class Scene {
     return this;
   }
 
-  async end(): Promise<void> {
-    await Promise.all(this.#ends.splice(0).map((end) => end()));
-  }
+  readonly end = () => Promise.all(this.#ends.splice(0).map((end) => end()));
 
   /** Another virtual host, which ends with this one. */
   async another(): Promise<Scene> {
@@ -116,9 +114,7 @@ export class Scene {
   }
 
   /** What the broker says of a queue, or of all of them. */
-  async queueDetails(name = ''): Promise<unknown> {
-    return this.broker.api('GET', `queues/${encodeURIComponent(this.vhost)}/${name}`);
-  }
+  readonly queueDetails = (name = '') => this.broker.api('GET', `queues/${encodeURIComponent(this.vhost)}/${name}`);
 }
 
 /**

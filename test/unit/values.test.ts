@@ -1,6 +1,8 @@
-import { expect, test } from 'vitest';
+import net from 'node:net';
+import { expect, test, vi } from 'vitest';
 import { wholeNumber } from '../../src/connection';
 import { fib, readArgument, readResult, writeArgument, writeResult } from '../../src/fib';
+import { RpcClient } from '../../src/rpc_client';
 
 test('fib is exact to n = 1,000,000, also where doubles (n = 79) and 64-bit integers (n = 93) are not', () => {
   expect([0, 1, 2, 3, 4, 10, 30].map(fib)).toEqual([0n, 1n, 1n, 2n, 3n, 55n, 832040n]);
@@ -38,4 +40,21 @@ test.each(['', ' 1', '-1', '0x1f', '1n', 'abc', '1'.repeat(208_989)])('a result 
 test.each(['', '-1', '1.5', '1e3', '1s', ' 1', '10'])('a number from 0 to 9 is refused where it is %j', (text) => {
   expect(wholeNumber('it', '9', 0, 9)).toBe(9);
   expect(() => wholeNumber('it', text, 0, 9)).toThrow(`it must be a whole number from 0 to 9; got "${text}"`);
+});
+
+const SECRET = 'hunter2';
+const AT = `amqp://guest:${SECRET}@`;
+
+test.each([
+  ...[SECRET, `${AT}localhost:99999`, `${AT}/vhost`, 'amqp:///'].map((url) => [url, 'AMQP_URL is not a URL']),
+  [`http://u:${SECRET}@localhost:1`, 'AMQP_URL must begin with amqp: or amqps:, not http'],
+  [`amqp://guest:12#${SECRET}@localhost:1`, 'AMQP_URL holds an @ behind the host'],
+  [`amqp://guest:12/${SECRET}@localhost:1`, 'AMQP_URL holds an @ behind the host'],
+  ...['abc', '', '0.4', '-1'].map((text) =>
+    [`${AT}localhost:1?heartbeat=${text}`, `heartbeat in AMQP_URL must be whole seconds, not "${text}"`]),
+])('AMQP_URL is refused, and no password shown, where it is %s', async (url, named) => {
+  vi.stubEnv('AMQP_URL', url);
+  vi.spyOn(net, 'connect').mockImplementation(() => expect.fail('it connects'));
+  await expect(RpcClient.connect()).rejects.toThrow(named);
+  await expect(RpcClient.connect()).rejects.not.toThrow(SECRET);
 });
