@@ -35,11 +35,11 @@ export class RpcClient {
   static connect({ url, log = () => {} }: RpcClientOptions = {}): Promise<RpcClient> {
     const client = new RpcClient();
     client.#log = (line) => log(printable(line));
-    return new Promise((resolve, reject) => {
+    return new Promise((resolve, reject) => { // by setImmediate, when there is something that close() can close
       client.#stopped = keepConnected({
         url, name: 'rpc_client', waitForBroker: false, log: client.#log, stop: client.#stop.signal,
         openChannel: (connection) => connection.createConfirmChannel(),
-        setUp: (...connected) => client.#openReplyQueue(...connected).then(() => resolve(client)),
+        setUp: (...connected) => client.#openReplyQueue(...connected).then(() => void setImmediate(resolve, client)),
       }).catch((error) => reject(client.#end(error.message, error)));
     });
   }

@@ -56,6 +56,13 @@ test.each([undefined, ''])('is guest at localhost:5672 where url is not given an
   await (await RpcClient.connect({ url: it.url.replace('guest:guest@', '') })).close();
 });
 
+test('closes its connection as RabbitMQ expects it, however soon', async () => {
+  await (await RpcClient.connect({ url: it.url })).close();
+  const end = new RegExp(`closing AMQP connection .*vhost: '${it.vhost}'.*\n(.*)`);
+  await until('the end', () => end.test(it.broker.log));
+  expect(end.exec(it.broker.log)![1]).not.toContain('client unexpectedly closed TCP connection');
+});
+
 /** How long two calls take where they are fast (the third of 20 pairs), in milliseconds. */
 async function timeOfTwoCalls(scene: Scene): Promise<number> {
   const { call } = await scene.rpcClient();
