@@ -8,23 +8,22 @@ const it = suite();
 const PROGRAM = `
 const timers = require('node:timers/promises');
 const realPause = timers.setTimeout;
-timers.setTimeout = (ms, ...rest) => realPause(Math.min(ms, 1), ...rest);
 const [{ keepConnected }, { Proxy }] = process.argv.slice(1).map(require);
 const heap = () => (gc(), process.memoryUsage().heapUsed);
 
 async function measure(connections, faults, onSetUp) {
   const line = Object.assign(await Proxy.start(process.env.AMQP_URL), { faults });
   const stop = new AbortController();
-  let begin;
-  const count = setInterval(() => {
-    if (line.accepted >= connections / 10) begin ??= heap();
-    if (line.accepted >= connections) stop.abort();
-  }, 1);
+  let [pauses, begin] = [0, 0];
+  timers.setTimeout = (ms, ...rest) => {
+    if (++pauses === connections / 10) begin = heap();
+    if (pauses === connections) stop.abort();
+    return realPause(Math.min(ms, 1), ...rest);
+  };
   const openChannel = (connection) => connection.createChannel();
   const setUp = async () => void setImmediate(() => onSetUp(line));
   const options = { name: 'memory', waitForBroker: true, openChannel, setUp, log: () => {}, stop: stop.signal };
   await keepConnected({ url: line.url, ...options });
-  clearInterval(count);
   await line.refuse();
   await realPause(100); // for what the last socket has to say
   console.log(heap() - begin);

@@ -64,12 +64,18 @@ const countLooks = async () => {
 const serversIn = (log: string[]) =>
   log.map((line) => /^No reply for a second: rpc_queue has (\d+) servers?\b/.exec(line)?.[1]).join(' ');
 
-test('a client whose calls are answered never looks at rpc_queue', async () => {
-  await it.peerServer((...all) => setTimeout(replying(['832040']), 20, ...all)); // ms, so that calls are few
-  const { call, log } = await it.rpcClient();
+test('a client that has answers, though not to each call, never looks at rpc_queue', async () => {
+  await it.peerServer((...all) => String(all[1].content) === '30' && setTimeout(replying(['832040']), 20, ...all));
+  const { call } = await it.rpcClient();
   const looks = await countLooks();
-  for (const begin = performance.now(); performance.now() - begin < 1_500;) await call(30);
-  expect(looks).toHaveBeenCalledTimes(log.length); // 0, but for a machine that takes a second for a call
+  void errorOf(call(1));
+  let slow = 0; // calls for which a machine takes a second
+  for (const begin = performance.now(); performance.now() - begin < 1_500;) {
+    const calledAt = performance.now();
+    await call(30);
+    if (performance.now() - calledAt > 900) slow++;
+  }
+  expect(looks.mock.calls.length).toBeLessThanOrEqual(slow);
 });
 
 test('calls that end together share looks, and an idle client none, though its servers are gone', async () => {

@@ -117,7 +117,7 @@ test('every command of the README, in its order, prints what is shown there, and
       else if (kind !== 'not run') await expectEnd(line, kind, shown);
     }
     const again = 'RabbitMQ answers at amqp://guest:guest@localhost:5672 already.';
-    if (kind === 'broker') await expectEnd(command, kind, [again]);
+    if (kind === 'broker') await expectEnd(`node ${built('test/tools/broker')}`, kind, [again]);
     if (/'abc'/.test(command)) await running.server[0]!.shows(/Refused a request: .* got "abc"/);
   }
   const [, name, program] = /save this as `(\S+\.ts)`.*\n```ts\n([^]*?)```/.exec(README)!;

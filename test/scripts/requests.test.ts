@@ -99,8 +99,6 @@ test.each([[1, []], [3, ['--prefetch', '3']]])('servers share requests, and hold
 });
 
 test.each([
-  ['transient', { durable: false }],
-  ['durable', { durable: true }],
   ['quorum', { durable: true, arguments: { 'x-queue-type': 'quorum' } }],
   ['limited', { durable: true, arguments: { 'x-max-length': 1_000, 'x-message-ttl': 60_000 } }],
 ])('rpc_queue is used as it is where it is %s', async (_, options) => {

@@ -3,6 +3,8 @@ import { expect, test, vi } from 'vitest';
 import { wholeNumber } from '../../src/connection';
 import { fib, readArgument, readResult, writeArgument, writeResult } from '../../src/fib';
 import { RpcClient } from '../../src/rpc_client';
+import { Command } from '../support/processes';
+import { SCRIPTS, built, type Script } from '../support/suite';
 
 test('fib is exact to n = 1,000,000, also where doubles (n = 79) and 64-bit integers (n = 93) are not', () => {
   expect([0, 1, 2, 3, 4, 10, 30].map(fib)).toEqual([0n, 1n, 1n, 2n, 3n, 55n, 832040n]);
@@ -57,4 +59,37 @@ test.each([
   vi.spyOn(net, 'connect').mockImplementation(() => expect.fail('it connects'));
   await expect(RpcClient.connect()).rejects.toThrow(named);
   await expect(RpcClient.connect()).rejects.not.toThrow(SECRET);
+});
+
+const NO_BROKER = 'amqp://localhost:1';
+const run = (script: Script, args: string[], AMQP_URL = NO_BROKER) =>
+  new Command(process.execPath, [built(`src/${script}`), ...args], { ...process.env, AMQP_URL }).end();
+
+test.each([
+  ['rpc_server', /^Usage: npx ts-node src\/rpc_server.ts \[--delay MS\] \[--prefetch N\]\n[^]*default 0[^]*1[^]*amqp/],
+  ['rpc_client', /^Usage: npx ts-node src\/rpc_client.ts \[--timeout MS\] \[N \.\.\.\]\n[^]*default 30\)[^]*30000/],
+] as const)('%s --help prints the usage', async (script, usage) => {
+  expect(await run(script, ['--help'])).toEqual({ status: 0, stdout: expect.stringMatching(usage), stderr: '' });
+});
+
+test.each<[Script, string[], string]>([
+  ['rpc_server', ['--delay', '1.5'], '--delay must be a whole number from 0 to 2147483647; got "1.5"'],
+  ['rpc_server', ['--prefetch', '65536'], '--prefetch must be a whole number from 1 to 65535; got "65536"'],
+  ['rpc_server', ['--delay', '-1'], '--delay'],
+  ['rpc_server', ['30'], "'30'"],
+  ['rpc_server', ['--\u001b[31m'], '\\u{1b}[31m'],
+  ['rpc_client', ['--timeout', '0', '5'], '--timeout must be a whole number from 1 to 2147483647; got "0"'],
+  ['rpc_client', ['1', '1000001'], '"1000001"'],
+  ['rpc_client', ['5', ''], '""'],
+  ['rpc_client', ['-5'], "'-5'"],
+  ['rpc_client', ['--timeout'], '--timeout'],
+])('wrong usage is named, before connecting, and ends with status 2: %s %j', async (script, args, named) => {
+  const { status, stdout, stderr } = await run(script, args);
+  expect([status, stdout, stderr]).toEqual([2, '', expect.stringMatching(/^ \[!\] .*\nUsage: /)]);
+  expect(stderr.split('\n')[0]).toContain(named);
+});
+
+test.each(SCRIPTS)('%s ends with status 1 where AMQP_URL is refused, and names it', async (script) => {
+  const stderr = ' [!] AMQP_URL is not a URL such as amqp://user:password@host:5672/vhost\n';
+  expect(await run(script, [], 'localhost')).toEqual({ status: 1, stdout: '', stderr });
 });

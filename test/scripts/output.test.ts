@@ -1,41 +1,9 @@
 import { expect, test } from 'vitest';
 import { fib } from '../../src/fib';
 import { newFolder, until } from '../support/processes';
-import { QUIET, SCRIPTS, built, suite, type Script } from '../support/suite';
+import { QUIET, built, suite, type Script } from '../support/suite';
 
 const it = suite();
-const NO_BROKER = 'amqp://localhost:1';
-
-test.each([
-  ['rpc_server', /^Usage: npx ts-node src\/rpc_server.ts \[--delay MS\] \[--prefetch N\]\n[^]*default 0[^]*1[^]*amqp/],
-  ['rpc_client', /^Usage: npx ts-node src\/rpc_client.ts \[--timeout MS\] \[N \.\.\.\]\n[^]*default 30\)[^]*30000/],
-] as const)('%s --help prints the usage', async (script, usage) => {
-  const help = await it.run(script, ['--help'], NO_BROKER).end();
-  expect(help).toEqual({ status: 0, stdout: expect.stringMatching(usage), stderr: '' });
-});
-
-test.each<[Script, string[], string]>([
-  ['rpc_server', ['--delay', '1.5'], '--delay must be a whole number from 0 to 2147483647; got "1.5"'],
-  ['rpc_server', ['--prefetch', '65536'], '--prefetch must be a whole number from 1 to 65535; got "65536"'],
-  ['rpc_server', ['--delay', '-1'], '--delay'],
-  ['rpc_server', ['30'], "'30'"],
-  ['rpc_server', ['--\u001b[31m'], '\\u{1b}[31m'],
-  ['rpc_client', ['--timeout', '0', '5'], '--timeout must be a whole number from 1 to 2147483647; got "0"'],
-  ['rpc_client', ['1', '1000001'], '"1000001"'],
-  ['rpc_client', ['5', ''], '""'],
-  ['rpc_client', ['-5'], "'-5'"],
-  ['rpc_client', ['--timeout'], '--timeout'],
-])('wrong usage is named, before connecting, and ends with status 2: %s %j', async (script, args, named) => {
-  const { status, stdout, stderr } = await it.run(script, args, NO_BROKER).end();
-  expect([status, stdout, stderr]).toEqual([2, '', expect.stringMatching(/^ \[!\] .*\nUsage: /)]);
-  expect(stderr.split('\n')[0]).toContain(named);
-});
-
-test.each(SCRIPTS)('%s ends with status 1 where AMQP_URL is refused, and names it', async (script) => {
-  const stderr = ' [!] AMQP_URL is not a URL such as amqp://user:password@host:5672/vhost\n';
-  expect(await it.run(script, [], 'localhost').end()).toEqual({ status: 1, stdout: '', stderr });
-});
-
 const VALUE = ` [x] Requesting fib(1000000)\n [.] Got ${fib(1_000_000)}\n`; // 208,988 digits
 
 /** Runs a script in a shell line, where "$@" is the script and its arguments; its status is the script's. */
