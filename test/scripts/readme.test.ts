@@ -59,8 +59,8 @@ async function terminals() {
   for (const file of ['package.json', 'package-lock.json', 'tsconfig.json', 'src', 'test']) {
     cpSync(...toFolder(file), { recursive: true, preserveTimestamps: true });
   }
-  mkdirSync(path.join(folder, 'node_modules'));
-  for (const name of readdirSync('node_modules')) symlinkSync(...toFolder(`node_modules/${name}`)); // they are large
+  mkdirSync(path.join(folder, 'node_modules')); // of links: the packages are large
+  for (const name of readdirSync(toFolder('node_modules')[0])) symlinkSync(...toFolder(`node_modules/${name}`));
   const ports = { BROKER_PORT: String(await freePort()), BROKER_MANAGEMENT_PORT: String(await freePort()) };
   const AMQP_URL = `amqp://localhost:${ports.BROKER_PORT}`;
   const npm = { npm_config_cache: runFolder(), npm_config_update_notifier: 'false', npm_config_call: undefined };
