@@ -56,15 +56,13 @@ const statusOf = (shown: string) => (/^ \[!\] n must be/m.test(shown) ? 2 : Numb
 async function terminals() {
   const [folder, TMPDIR] = [newFolder('checkout'), newFolder('tmp')];
   const toFolder = (file: string) => [path.join(ROOT, file), path.join(folder, file)] as const;
-  for (const file of ['package.json', 'package-lock.json', 'tsconfig.json', 'src', 'test']) {
-    cpSync(...toFolder(file), { recursive: true, preserveTimestamps: true });
-  }
+  const files = ['package.json', 'package-lock.json', 'tsconfig.json', 'src', 'test'];
+  for (const file of files) cpSync(...toFolder(file), { recursive: true, preserveTimestamps: true });
   mkdirSync(path.join(folder, 'node_modules')); // of links: the packages are large
   for (const name of readdirSync(toFolder('node_modules')[0])) symlinkSync(...toFolder(`node_modules/${name}`));
   const ports = { BROKER_PORT: String(await freePort()), BROKER_MANAGEMENT_PORT: String(await freePort()) };
-  const AMQP_URL = `amqp://localhost:${ports.BROKER_PORT}`;
   const npm = { npm_config_cache: runFolder(), npm_config_update_notifier: 'false', npm_config_call: undefined };
-  const own = { ...npm, ...ports, TMPDIR, RPC_RUN_FOLDER: undefined, AMQP_URL };
+  const own = { ...npm, ...ports, TMPDIR, RPC_RUN_FOLDER: '', AMQP_URL: `amqp://localhost:${ports.BROKER_PORT}` };
   const PATH = `${path.dirname(findCommand('rabbitmqctl')!)}:${process.env.PATH}`;
   const rabbitmqctl = { ...it.broker.details.env, PATH, SERVER_PASSWORD: 's', CLIENT_PASSWORD: 'c' };
   const environments = { rabbitmqctl, demo: { ...own, AMQP_URL: undefined } }; // the demo is to find none
