@@ -54,7 +54,7 @@ test.each([
 });
 
 test('a client that may not write to amq.default says so', async () => {
-  const message = /^ \[!\] fib\(30\): Lost .*: it refuses permission: .*'amq\.default' in vhost/;
+  const message = /^ \[!\] fib\(30\): Lost the connection to RabbitMQ at \S+: it refuses permission: .*'amq\.default'/;
   await expectRefused('rpc_client', await user('.*', 'nothing', '.*'), message);
 });
 
