@@ -57,7 +57,7 @@ export async function keepConnected<C extends amqp.Channel>(options: Options<C>)
         said = refusal ? 'refusing' : 'away';
       }
       attemptsInVain++;
-      // Simulated (test/load/pauses.ts): a broker that takes 1,000/s has 10,000 back in 10 s; 100,000 take 30 s here.
+      // Simulated (test/load/pauses.ts), 1,000 handshakes a second: 10,000 are back in 10 s. 100,000 need 30_000 here.
       const delay = Math.min(2_000, 50 * 2 ** attemptsInVain) * (0.75 + Math.random() / 2); // not all clients at once
       await pause(delay, undefined, { signal: options.stop }).catch(() => {});
     }
