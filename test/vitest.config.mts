@@ -6,7 +6,7 @@ export default defineConfig({
     globalSetup: 'test/support/setup.ts',
     isolate: false, // the files of a worker share what they import
     pool: 'threads', // they end with the main process, however that ends
-    maxWorkers: 3 * availableParallelism(), // tests wait more than they work
+    maxWorkers: 2 * availableParallelism(), // tests wait more than they work
     testTimeout: 900_000, // longer than anything in a test waits, which then says for what
     hookTimeout: 900_000,
     unstubEnvs: true,

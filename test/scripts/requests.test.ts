@@ -24,7 +24,7 @@ async function asker() {
     channel.sendToQueue('rpc_queue', Buffer.from(body), { replyTo: queue, correlationId: 'id', ...properties });
   };
   const reply = () => take(channel, queue);
-  return { connection, ask, reply, answer: async () => (await reply()).content.toString() };
+  return { channel, connection, queue, ask, reply, answer: async () => (await reply()).content.toString() };
 }
 
 test('a request is answered on the queue it names, with its correlation id, as a result', async () => {
@@ -132,8 +132,7 @@ const HEADERS: unknown[] = [...SCALARS, SCALARS, { scalars: SCALARS, deeper: [{ 
 
 test(`3,000 random requests take no server down, and the well-formed are answered (SEED=${SEED})`, async () => {
   const server = await it.server();
-  const { channel, connection } = await it.peer();
-  const { queue } = await channel.assertQueue('', { exclusive: true });
+  const { channel, connection, queue } = await asker();
   const { call } = await it.rpcClient();
   const queues = (await it.queueDetails()) as { name: string }[];
   const another = queues.find(({ name }) => name.startsWith('amq.gen-') && name !== queue)!.name;

@@ -26,11 +26,7 @@ async function startBroker(): Promise<void> {
   const command = `req -x509 -days 2 -nodes ${name} -newkey ec -pkeyopt ${kind} -keyout ${key} -out ${certificate}`;
   execFileSync('openssl', command.split(' '), { stdio: 'pipe' });
   chmodSync(key, 0o644); // the broker may be another user
-  const config = [
-    `listeners.ssl.1 = 127.0.0.1:${port}`,
-    `ssl_options.certfile = ${certificate}`,
-    `ssl_options.keyfile = ${key}`,
-  ];
-  const { details } = await Broker.startForTests(config);
+  const files = [`ssl_options.certfile = ${certificate}`, `ssl_options.keyfile = ${key}`];
+  const { details } = await Broker.startForTests([`listeners.ssl.1 = 127.0.0.1:${port}`, ...files]);
   process.env.RPC_BROKER = JSON.stringify({ ...details, tls: { port, ca: certificate } });
 }

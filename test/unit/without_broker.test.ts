@@ -61,9 +61,8 @@ test.each([
   await expect(RpcClient.connect()).rejects.not.toThrow(SECRET);
 });
 
-const NO_BROKER = 'amqp://localhost:1';
-const run = (script: Script, args: string[], AMQP_URL = NO_BROKER) =>
-  new Command(process.execPath, [built(`src/${script}`), ...args], { ...process.env, AMQP_URL }).end();
+const run = (script: Script, args: string[], AMQP_URL = 'amqp://localhost:1') =>
+  new Command(process.execPath, [built(`src/${script}`), ...args], { AMQP_URL }).end();
 
 test.each([
   ['rpc_server', /^Usage: npx ts-node src\/rpc_server.ts \[--delay MS\] \[--prefetch N\]\n[^]*default 0[^]*1[^]*amqp/],
