@@ -6,10 +6,10 @@ import { Command, freePort, newFolder, processesWith, until } from '../support/p
 import { built } from '../support/suite';
 
 /** Runs npm run broker, which starts and ends processes as a run of the tests does, with its folder in one of ours. */
-async function start() {
+async function start(env: NodeJS.ProcessEnv = {}) {
   const folder = newFolder('tmp');
   const ports = { BROKER_PORT: String(await freePort()), BROKER_MANAGEMENT_PORT: String(await freePort()) };
-  const own = { ...process.env, ...ports, RPC_RUN_FOLDER: undefined, TMPDIR: folder };
+  const own = { ...process.env, ...ports, RPC_RUN_FOLDER: undefined, TMPDIR: folder, ...env };
   const run = new Command(process.execPath, [built('test/tools/broker')], own);
   return { folder, run, processes: () => processesWith(folder).join('\n') };
 }
@@ -27,6 +27,13 @@ test('a run that is killed leaves no process, no port and no file behind', async
   await until('the end of all processes', () => processes() === '');
   await until('an empty folder', () => readdirSync(folder).length === 0);
   await expect(connected()).rejects.toThrow('ECONNREFUSED');
+});
+
+test('a run whose set-up fails leaves no process and no file behind', async () => {
+  const { folder, run } = await start({ RABBITMQ_SERVER: '/bin/false' });
+  await run.shows(/did not start/);
+  expect(await run.exit()).toBe(1);
+  expect([processesWith(folder), readdirSync(folder)]).toEqual([[], []]);
 });
 
 test('a run whose broker crashes says so, and leaves no process, no file and no crash dump behind', async () => {
