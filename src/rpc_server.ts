@@ -1,91 +1,113 @@
-// The RPC server: takes requests from rpc_queue, one at a time by default, replies to each, and acknowledges it.
-// Run it in as many terminals as you like; the broker deals the requests out to whichever server is free.
-import type { Channel, ConsumeMessage } from 'amqplib';
+// The RPC server: takes requests from rpc_queue one at a time, replies to each and acknowledges it.
+// Run it in as many terminals as you like: RabbitMQ gives each request to a server that is free.
+import type { ConsumeMessage } from 'amqplib';
 import { setTimeout as pause } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { QUEUE, inspectQueue, keepConnected, print, run, warn, wholeNumber } from './connection';
-import { CONTENT_TYPE, fib, readArgument, writeResult } from './fib';
+import { QUEUE, inspectQueue, keepConnected, parseUrl, toBody } from './connection';
+import { print, run, warn, wholeNumber, type Session } from './connection';
+import { fib, parseN } from './fib';
 
-/** Serves until `stop` is aborted, and answers what it has in hand then. Rejects if the broker refuses it for good. */
-async function serve({ delay, prefetch }: ReturnType<typeof parseCommandLine>, stop: AbortSignal): Promise<void> {
-  await keepConnected({
-    name: 'rpc_server', waitForBroker: true, log: warn, stop,
-    openChannel: (connection) => connection.createChannel(),
-    setUp: async (channel, connection, lost) => {
-      if (!(await inspectQueue(connection))) await channel.assertQueue(QUEUE, { durable: true }); // else used as it is
-      await channel.prefetch(prefetch);
-      const inHand = new Set<Promise<void>>();
-      const consuming = channel.consume(QUEUE, (request) => {
-        if (!request || stop.aborted) return;
-        const answered = consuming.then(() => answer(channel, request, delay, lost)); // after "Awaiting" is said
-        inHand.add(answered);
-        void answered.then(() => inHand.delete(answered));
-      }, { noAck: false });
-      const { consumerTag } = await consuming;
-      print(' [x] Awaiting RPC requests');
-      // At once: the acknowledgement of a request in hand would bring another. It fails if the channel is lost then.
-      stop.addEventListener('abort', () => channel.cancel(consumerTag).catch(() => {}), { signal: lost });
-      return () => Promise.all(inHand);
-    },
-  });
+/**
+ * The work: your own function goes here. What it throws becomes an error reply. It must be
+ * idempotent: a request can come twice, even while the first still runs. And it must not block the
+ * event loop for two heartbeats (10 s): RabbitMQ would close the connection and ask another server.
+ */
+async function compute(request: string): Promise<string> {
+  const n = parseN(request);
+  print(` [.] fib(${n})`);
+  return String(fib(n));
 }
 
-/** Answers one request and acknowledges it. If the channel is lost before, another server does. Never rejects. */
-async function answer(channel: Channel, request: ConsumeMessage, delay: number, lost: AbortSignal): Promise<void> {
-  const { body, ...properties } = await compute(request, delay, lost);
+/** Consumes rpc_queue, on each new connection. */
+async function serve(session: Session, delay: number, prefetch: number, stop: AbortSignal) {
+  const { connection, channel } = session;
+  // A queue that is there is used as it is: to declare it with other settings is an error (406).
+  const queue = await inspectQueue(connection);
+  if (!queue) await channel.assertQueue(QUEUE, { durable: true }); // 4.3 refuses shared transient
+  await channel.prefetch(prefetch); // no more requests than that are unacknowledged
+  const unanswered = new Set<Promise<void>>();
+  const onRequest = (request: ConsumeMessage | null) => {
+    if (!request) return; // the consumer is cancelled, and the session is lost
+    if (stop.aborted) return channel.nack(request); // back into the queue, for another server
+    const answered = answer(session, request, delay).finally(() => unanswered.delete(answered));
+    unanswered.add(answered);
+  };
+  print(' [x] Awaiting RPC requests'); // first: requests may come before consume resolves
+  const { consumerTag } = await channel.consume(QUEUE, onRequest, { noAck: false });
+  session.finishWork = () => {
+    channel.cancel(consumerTag).catch(() => {}); // fails if the session is lost now
+    return Promise.all(unanswered);
+  };
+}
+
+/** Replies to a request, and then acknowledges it: if this server dies before, another answers. */
+async function answer({ channel, lost }: Session, request: ConsumeMessage, delay: number) {
+  const { type, body } = await makeReply(request, delay);
+  if (lost.aborted) return; // RabbitMQ gives the request again, unless its queue is gone
   const { replyTo, correlationId } = request.properties;
-  const reply = () => replyTo && channel.sendToQueue(replyTo, body, { correlationId, ...properties });
-  const acknowledge = () => channel.ack(request);
-  // Where it is redelivered, perhaps the reply is what took the connection down the last time.
-  for (const step of request.fields.redelivered ? [acknowledge, reply] : [reply, acknowledge]) {
-    try {
-      step();
-    } catch (error) {
-      if (lost.aborted) return;
-      warn(`Cannot reply: ${(error as Error).message}`); // and never could: an id that is no UTF-8 grows too long
-    }
-  }
-}
-
-/** Makes the reply to a request: the result, or the message of what went wrong with it. Never rejects. */
-async function compute({ content, properties }: ConsumeMessage, delay: number, lost: AbortSignal) {
+  // A redelivered request is acknowledged just before its reply: RabbitMQ may have closed the last
+  // connection over that reply (3.10 does for a dead direct reply-to), and would do so for ever.
+  if (request.fields.redelivered) channel.ack(request);
   try {
-    const argument = readArgument(content);
-    if (!properties.replyTo) throw new Error(`fib(${content}) came without reply_to: there is nobody to answer`);
-    print(` [.] fib(${content})`);
-    if (delay > 0) await pause(delay, undefined, { signal: lost });
-    return { type: 'result', contentType: CONTENT_TYPE, body: writeResult(await fib(argument)) };
+    const properties = { correlationId, type, contentType: 'text/plain' };
+    if (replyTo) channel.sendToQueue(replyTo, body, properties);
   } catch (error) {
-    const message = error instanceof Error ? error.message : String(error);
-    if (!lost.aborted) warn(`Refused a request: ${message}`);
-    return { type: 'error', contentType: 'text/plain', body: Buffer.from(message) };
+    warn(`Cannot reply: ${messageOf(error)}`); // decoding an id that is no UTF-8 makes it longer
+  }
+  if (!request.fields.redelivered) channel.ack(request);
+}
+
+/** Computes the result, or says what went wrong; `type` tells the client which of the two it is. */
+async function makeReply({ content, properties }: ConsumeMessage, delay: number) {
+  try {
+    if (!properties.replyTo) throw new Error('it came without reply_to: there is nobody to answer');
+    const result = await compute(content.toString());
+    if (delay > 0) await pause(delay, undefined, { ref: false }); // it keeps no process alive
+    return { type: 'result', body: toBody(result) };
+  } catch (error) {
+    const message = messageOf(error);
+    warn(`Refused a request: ${message}`);
+    return { type: 'error', body: Buffer.from(message) };
   }
 }
 
-// ---------------------------------------- The script ----------------------------------------
+/** The message of whatever was thrown, cut short, and never a stack trace. */
+function messageOf(thrown: unknown): string {
+  try {
+    return String(thrown instanceof Error ? thrown.message : thrown).slice(0, 1_000);
+  } catch {
+    return 'unknown error'; // nothing that can be made a string
+  }
+}
 
+// ----------------------------------------- The script -----------------------------------------
 const USAGE = `Usage: npx ts-node src/rpc_server.ts [--delay MS] [--prefetch N]
-Answers the requests in ${QUEUE} until Ctrl-C.
-  --delay MS    hold each request for MS milliseconds, 0 to 2147483647 (default 0): a stand-in for slow work
-  --prefetch N  have N requests in hand at a time, 1 to 65535 (default 1): for work that waits, or is quick
+Answers the requests in ${QUEUE} until Ctrl-C, and then those in hand; a second one ends it at once.
+  --delay MS    hold each request for MS milliseconds (default 0): a stand-in for slow work
+  --prefetch N  have N requests in hand at a time (default 1): for work that waits, or is quick
 `;
 
 function parseCommandLine() {
-  const options = { delay: { type: 'string', default: '0' }, prefetch: { type: 'string', default: '1' } } as const;
-  const { delay, prefetch } = parseArgs({ options }).values;
-  return { delay: wholeNumber('--delay', delay, 0), prefetch: wholeNumber('--prefetch', prefetch, 1, 65_535) };
+  const options = { delay: { type: 'string' }, prefetch: { type: 'string' } } as const;
+  const { delay = '0', prefetch = '1' } = parseArgs({ options }).values;
+  return {
+    delay: wholeNumber('--delay', delay, 0),
+    prefetch: wholeNumber('--prefetch', prefetch, 1, 65_535),
+  };
 }
 
-async function main(commandLine: ReturnType<typeof parseCommandLine>): Promise<void> {
+async function main({ delay, prefetch }: ReturnType<typeof parseCommandLine>): Promise<void> {
   const stop = new AbortController();
   let firstSignalAt: number | undefined; // in ms, on the clock of performance.now()
   const onSignal = () => {
     firstSignalAt ??= performance.now();
-    if (performance.now() - firstSignalAt >= 500) process.exit(1); // sooner, it is the same Ctrl-C, which npx hands on
+    // A second signal ends it at once. Sooner than this it is the first one: npx sends that twice.
+    if (performance.now() - firstSignalAt > 500) process.exit(1);
     stop.abort();
   };
   process.on('SIGINT', onSignal).on('SIGTERM', onSignal);
-  await serve(commandLine, stop.signal);
+  const setUp = (session: Session) => serve(session, delay, prefetch, stop.signal);
+  await keepConnected({ url: parseUrl(), name: 'rpc_server', setUp, log: warn, stop: stop.signal });
 }
 
 if (require.main === module) void run(USAGE, parseCommandLine, main);
