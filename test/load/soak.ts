@@ -1,110 +1,181 @@
-// npm run soak -- [--calls N] [--seed S]: calls, while servers, broker and network fail and come back. It ends when
-// there were N calls at least, and each fault once at least.
+// npm run soak [-- --calls N]: calls, while servers, broker and network fail and return.
+// It ends when there were N calls, and each fault once, at least.
+import type { GetMessage } from 'amqplib';
+import { execFileSync } from 'node:child_process';
+import { cpSync, symlinkSync, writeFileSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { wholeNumber } from '../../src/connection';
-import { RpcClient } from '../../src/rpc_client';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import { QUEUE, wholeNumber } from '../../src/connection';
+import { fib } from '../../src/fib';
+import { RpcClient, type RpcError } from '../../src/rpc_client';
 import { Broker } from '../support/broker';
-import { generator, runScript, until, type Command } from '../support/processes';
-import { Proxy, type Direction, type Faults } from '../support/proxy';
-import { Calls, memoryWith, page, shuffled, startServer, table, untilServed } from './shared';
+import { Command, ROOT, newFolder, runScript, until } from '../support/machine';
+import { Proxy, type Faults } from '../support/proxy';
+import { answer, openChannel } from './plain';
+import { Calls, addVhost, report, shuffled, startServer, untilServed } from './shared';
 
-const [SERVERS, CLIENTS] = [4, 2];
-const WARM_UP = 5_000; // calls, before memory is measured
-const MAX_GROWTH = 20; // MB in 100,000 calls, or in all of them if they are fewer
+const WARM_UP = 5_000; // calls, before memory is measured and anything fails
+const MAX_GROWTH = 30; // MiB
 
-interface Server { line: Proxy; process: Command }
-interface Victims { broker: Broker; server: Server; line: Proxy; random: () => number } // line: of a server or client
-type Act = (victims: Victims) => unknown;
-type Fault = [begin: Act, end?: Act, ms?: number]; // for so long; 1,000 to 2,000 if it does not say
+let broker: Broker;
+const lines: Proxy[] = []; // to the broker: those of four servers, and of two clients
+const servers: Command[] = [];
+let victim: number; // which server a fault befalls
+let line: Proxy; // which line a fault befalls
 
-const serveAt = (line: Proxy) => startServer(line.url, ['--delay', '5']); // so that a kill finds a request in its hands
-const signal = (name: NodeJS.Signals): Act => ({ server }) => server.process.kill(name);
-const startAgain: Act = async ({ server }) => {
-  await server.process.exit();
-  server.process = serveAt(server.line);
-};
-const freeze: [Act, Act] = [({ broker }) => broker.node.kill('SIGSTOP'), ({ broker }) => broker.node.kill('SIGCONT')];
-const cutNext = (direction: Direction): Act => ({ line, random }) => {
-  line.next = [{ cutAfter: { bytes: Math.floor(random() * 1_500), direction } }];
+// Short heartbeats, so that it is soon noticed when a line is half open.
+const url = () => `${broker.url('', 'soak:soak')}?heartbeat=2`;
+const permit = (what: string) => broker.ctl('set_permissions', 'soak', what, what, what);
+const closeAll = () => broker.ctl('close_all_connections', '--global', 'soak');
+const signal = (name: NodeJS.Signals) => () => servers[victim]!.kill(name);
+const signalBroker = (name: NodeJS.Signals) => () => broker.node.kill(name);
+const restore = () => (line.faults = {});
+const randomBelow = (limit: number) => Math.floor(Math.random() * limit);
+
+// They are their connections' own: only the broker itself can delete them.
+const DELETE_REPLY_QUEUES = `[rabbit_amqqueue:delete(Q, false, false, <<"test">>) ||
+  Q <- rabbit_amqqueue:list(<<"/">>), amqqueue:get_exclusive_owner(Q) =/= none].`;
+
+// A server holds each request for a while, so that a kill finds one in its hands.
+const serveOn = ({ url }: Proxy) => startServer(url, ['--delay', '5']);
+
+async function startAgain(): Promise<void> {
+  await servers[victim]!.exit();
+  servers[victim] = serveOn(lines[victim]!);
+}
+
+function reconnect(faults: Faults): void {
+  line.faults = faults;
   line.cut();
-};
-const connections = (faults: Faults): Fault =>
-  [({ line }) => Object.assign(line, { faults }).cut(), ({ line }) => (line.faults = {})];
+}
 
-/** All that befalls them, but for what loses requests by promise: rpc_queue is never purged, never deleted. */
-const FAULTS: Record<string, Fault> = {
+/** Stops all servers, and answers a thousand requests in their place, with basic.get. */
+async function poll(): Promise<void> {
+  const channel = await openChannel(broker.url());
+  for (const server of servers) server.kill('SIGSTOP');
+  for (let i = 0; i < 1_000; i++) {
+    const request = await until('a request', () => channel.get(QUEUE));
+    answer(channel, request as GetMessage);
+  }
+  for (const server of servers) server.kill('SIGCONT');
+  await channel.close();
+}
+
+/** Stops a server, and a client of its own that has many calls in flight, for twelve seconds. */
+async function sleep(): Promise<void> {
+  const numbers = [...Array(500).keys()];
+  const script = ['-r', 'ts-node/register', 'src/rpc_client.ts', '--timeout', '120000'];
+  const env = { ...process.env, AMQP_URL: url() };
+  const client = new Command('node', [...script, ...numbers.map(String)], env);
+  await client.shows(/Requesting/);
+  for (const sleeper of [client, servers[victim]!]) sleeper.kill('SIGSTOP');
+  await pause(12_000);
+  if (!client.running) throw new Error('The client had ended before it could sleep');
+  for (const sleeper of [client, servers[victim]!]) sleeper.kill('SIGCONT');
+  const { stdout, stderr } = await client.end(120_000);
+  const isRight = (n: number) => stdout.includes(` [.] fib(${n}) = ${fib(n)}\n`);
+  if (!numbers.every(isRight)) throw new Error(`A client that slept lacks answers: ${stderr}`);
+}
+
+/** Asks a copy of the server, on a virtual host of its own, which throws what the request says. */
+async function throwAnything(): Promise<void> {
+  const folder = newFolder('throwing');
+  cpSync(`${ROOT}/src`, folder, { recursive: true });
+  symlinkSync(`${ROOT}/node_modules`, `${folder}/node_modules`);
+  writeFileSync(`${folder}/fib.ts`, 'exports.parseN = (thrown) => { throw eval(thrown) }');
+  const url = await addVhost(broker, `throwing ${Date.now()}`);
+  const server = startServer(url, [], `${folder}/rpc_server.ts`);
+  const client = await RpcClient.connect({ url });
+  const badError = 'Object.defineProperty(Error(), "message", { get() { throw 1 } })';
+  for (const thrown of ['undefined', 'Object.create(null)', '({ toString: {} })', badError]) {
+    const code = await client.call(thrown).catch((error: RpcError) => error.code);
+    if (code !== 'SERVER') throw new Error(`From a server that throws ${thrown} came ${code}`);
+  }
+  await client.close();
+  server.kill('SIGTERM');
+  await server.exit();
+}
+
+// What each does at first, what at its end, and how many ms are between. Not among them is what
+// loses requests by promise: rpc_queue is never purged or deleted.
+const FAULTS: Record<string, [begin: () => unknown, end?: () => unknown, ms?: number]> = {
   'server killed': [signal('SIGKILL'), startAgain],
   'server stopped': [signal('SIGTERM'), startAgain],
   'server frozen': [signal('SIGSTOP'), signal('SIGCONT')],
-  'broker killed': [({ broker }) => broker.kill(), ({ broker }) => broker.boot()],
-  'broker frozen': freeze,
-  'broker frozen for longer than the heartbeats': [...freeze, 7_000],
-  'connections closed by an operator': [({ broker }) => broker.ctl('close_all_connections', '--global', 'soak')],
-  'reply queues deleted': [({ broker }) => broker.deleteReplyQueues()],
-  'line cut with RST': [({ line }) => line.cut('RST')],
-  'line cut with FIN': [({ line }) => line.cut('FIN')],
-  'line half open, all held (up)': [({ line }) => line.hold('up')],
-  'next line cut after up to 1,500 bytes (up)': [cutNext('up')],
-  'line half open, all held (down)': [({ line }) => line.hold('down')],
-  'next line cut after up to 1,500 bytes (down)': [cutNext('down')],
-  'connections refused': [({ line }) => line.refuse(), ({ line }) => line.listen()],
-  'connections accepted and closed': connections({ closing: true }),
-  'connections accepted in silence': connections({ silent: true }),
-  'connections late by 50 ms': connections({ delay: 50 }),
+  'server and client asleep': [sleep],
+  'servers frozen, and one that polls': [poll],
+  'requests that throw anything': [throwAnything],
+  'permissions taken away': [() => permit('').then(closeAll), () => permit('.*'), 3_000],
+  'broker killed': [() => broker.kill(), () => broker.boot()],
+  'broker frozen': [signalBroker('SIGSTOP'), signalBroker('SIGCONT')],
+  'broker frozen beyond heartbeats': [signalBroker('SIGSTOP'), signalBroker('SIGCONT'), 7_000],
+  'connections closed by an operator': [closeAll],
+  'reply queues deleted': [() => broker.ctl('eval', DELETE_REPLY_QUEUES)],
+  'line cut with RST': [() => line.cut('RST')],
+  'line cut with FIN': [() => line.cut('FIN')],
+  'line half open, all held (up)': [() => line.hold('up')],
+  'line half open, all held (down)': [() => line.hold('down')],
+  'lines cut within 1,500 bytes': [() => reconnect({ cutAfter: randomBelow(1_500) }), restore],
+  'connections refused': [() => line.refuse(), () => line.listen()],
+  'connections accepted and closed': [() => reconnect({ closing: true }), restore],
+  'connections accepted in silence': [() => reconnect({ silent: true }), restore],
+  'connections late by 50 ms': [() => reconnect({ delay: 50 }), restore],
 };
 
-/** Deals out faults as cards are, each once before any comes again, until each came and `enough`. Returns how often. */
-async function keepFailing(broker: Broker, servers: Server[], lines: Proxy[], seed: number, enough: () => boolean) {
-  const random = generator(seed);
-  const times = new Map(Object.keys(FAULTS).map((name) => [name, 0]));
-  for (let deck: string[] = []; [...times.values()].includes(0) || !enough(); ) {
-    if (deck.length === 0) deck = shuffled([...times.keys()], random);
-    const name = deck.pop()!;
-    const [begin, end, ms = 1_000 + random() * 1_000] = FAULTS[name]!;
-    const server = shuffled(servers.slice(1), random)[0]!; // the first shows what a server holds after all its calls
-    const victims = { broker, server, line: shuffled(lines, random)[0]!, random };
-    await pause(random() * 2_000);
-    const ended = servers.find(({ process }) => !process.running);
-    if (ended) throw new Error(`A server has ended by itself:\n${ended.process.stderr}`);
-    console.error(name);
-    times.set(name, times.get(name)! + 1);
-    await begin(victims);
-    if (end) await pause(ms);
-    await end?.(victims);
-  }
-  return [...times];
+/** Lets a fault come and end, and waits until calls are answered again. */
+async function fail(name: string, calls: Calls): Promise<void> {
+  const [begin, end, ms = 1_500] = FAULTS[name]!;
+  victim = 1 + randomBelow(servers.length - 1); // not the first: its memory is measured
+  line = lines[randomBelow(lines.length)]!;
+  await pause(randomBelow(2_000));
+  if (servers.some(({ running }) => !running)) throw new Error('A server has ended by itself');
+  console.error(name);
+  await begin();
+  if (end) await pause(ms);
+  await end?.();
+  const { right } = calls;
+  await until(`a reply after: ${name}`, () => calls.right > right, 120_000);
+}
+
+/** The heap of the clients, and the whole of a server, in MiB. */
+function measureMemory() {
+  setFlagsFromString('--expose-gc');
+  runInNewContext('gc')(); // collects the garbage
+  const heap = process.memoryUsage().heapUsed / 2 ** 20;
+  const rss = Number(execFileSync('ps', ['-o', 'rss=', '-p', String(servers[0]!.child.pid)]));
+  return { clients: Math.round(heap), server: Math.round(rss / 2 ** 10) };
+}
+
+/** Starts broker, servers and clients, and keeps calls underway. */
+async function start(): Promise<Calls> {
+  broker = await Broker.start();
+  await broker.ctl('add_user', 'soak', 'soak');
+  await permit('.*');
+  while (lines.length < 6) lines.push(await Proxy.start(url()));
+  servers.push(...lines.slice(0, 4).map(serveOn));
+  const clients = lines.slice(4).map(({ url }) => RpcClient.connect({ url }));
+  return new Calls(await Promise.all(clients));
 }
 
 async function main(): Promise<number> {
-  const { values } = parseArgs({ options: { calls: { type: 'string' }, seed: { type: 'string' } } });
-  const total = wholeNumber('--calls', values.calls ?? 20_000, 1);
-  const seed = wholeNumber('--seed', values.seed ?? Date.now() % 2 ** 31, 0); // gives the faults their order
-  const command = `npm run soak -- --calls ${total} --seed ${seed}`;
-  console.error(`${command}\nIt takes ${total} calls and each of ${Object.keys(FAULTS).length} faults:`);
-  const broker = await Broker.start();
-  const url = `${broker.url()}?heartbeat=2`; // so that a half open line is soon noticed
-  const lines = await Promise.all(Array.from({ length: SERVERS + CLIENTS }, () => Proxy.start(url)));
-  const servers = lines.slice(CLIENTS).map((line) => ({ line, process: serveAt(line) }));
-  await untilServed(broker.url(), SERVERS);
-  const clients = await Promise.all(lines.slice(0, CLIENTS).map(({ url }) => RpcClient.connect({ url })));
-  const calls = new Calls(clients, 16, 120_000); // no fault lasts as long
-  const memory = () => memoryWith(servers[0]!.process); // of the clients, and of the server that is never killed
-  const warm = until('calls', () => calls.done >= WARM_UP, 600_000).then(memory);
-  const enough = () => calls.done >= Math.max(total, WARM_UP);
-  const [before, times] = await Promise.all([warm, keepFailing(broker, servers, lines, seed, enough)]);
-  await calls.end();
-  const answers = clients.map((client) => client.call(30, { timeout: 15_000 }));
-  const all = [untilServed(broker.url(), SERVERS, 15_000), ...answers];
-  const back = await Promise.all(all).then(() => true, () => false);
-  const after = memory();
-  const growth = Math.max(...after.map((MB, i) => MB - before[i]!)) / Math.max(1, (calls.done - WARM_UP) / 100_000);
-  const outcomes = calls.table(['at the end every server consumes, every client is answered', back ? 'yes' : 'no']);
-  const held = ['clients (heap)', 'a server (RSS)'].map((name, i) => [name, before[i]!.toFixed(), after[i]!.toFixed()]);
-  const sizes = table(['memory', `MB after ${WARM_UP} calls`, 'MB at the end'], held);
-  console.log(await page(command, broker, outcomes, sizes, table(['fault', 'times'], times)));
-  if (growth > MAX_GROWTH) console.error(`Memory has grown by more than ${MAX_GROWTH} MB`);
-  return calls.allRight() && back && growth <= MAX_GROWTH ? 0 : 1;
+  const { values } = parseArgs({ options: { calls: { type: 'string', default: '20000' } } });
+  const total = wholeNumber('--calls', values.calls, 1);
+  const calls = await start();
+  await until('calls', () => calls.right >= WARM_UP);
+  const before = measureMemory();
+  let rounds = 0;
+  for (; rounds === 0 || (calls.right < total && calls.bad === 0); rounds++) {
+    for (const name of shuffled(Object.keys(FAULTS))) await fail(name, calls);
+  }
+  await untilServed(broker.url(), 4);
+  const counts = await calls.end();
+  const after = measureMemory();
+  await report(broker, { ...counts, 'times of each fault': rounds }, { before, after });
+  const growth = Math.max(after.clients - before.clients, after.server - before.server);
+  if (growth > MAX_GROWTH) console.error(`Memory has grown by ${growth} MiB`);
+  return calls.right === calls.begun && growth <= MAX_GROWTH ? 0 : 1;
 }
 
 void runScript(main);

@@ -1,30 +1,30 @@
-// npm run demo: two servers share the work of a client, on one screen; with a private broker, where there is none at
-// AMQP_URL or where npm run broker would start one.
+// npm run demo: two servers share a client's work, with the broker of AMQP_URL, or a private one.
 import { createInterface } from 'node:readline';
-import { Broker, answers } from '../support/broker';
-import { Command, runScript } from '../support/processes';
+import { Broker } from '../support/broker';
+import { Command, runScript } from '../support/machine';
 
-const { AMQP_URL, BROKER_PORT = '5672' } = process.env;
+/** Runs a script, and prints its lines with its name in front. */
+function run(name: string, ...args: string[]): Command {
+  const command = new Command('node_modules/.bin/ts-node', args);
+  for (const stream of [command.child.stdout!, command.child.stderr!]) {
+    createInterface(stream).on('line', (line) => console.log(`${name.padEnd(8)} |${line}`));
+  }
+  return command;
+}
 
 async function main(): Promise<number> {
-  let url = AMQP_URL || `amqp://guest:guest@localhost:${BROKER_PORT}`;
-  if (!AMQP_URL && !(await answers(url))) {
-    console.log(`demo     | No broker at localhost:${BROKER_PORT}: starting a private one, which takes some seconds`);
-    url = (await Broker.start()).url();
+  if (!process.env.AMQP_URL) {
+    console.log('demo     | Starting a private broker, which takes some seconds');
+    process.env.AMQP_URL = (await Broker.start()).url();
   }
-  const run = (name: string, ...args: string[]): Command => {
-    const command = new Command('node_modules/.bin/ts-node', args, { ...process.env, AMQP_URL: url });
-    for (const stream of [command.child.stdout!, command.child.stderr!]) {
-      createInterface(stream).on('line', (line) => console.log(`${name.padEnd(8)} |${line}`));
-    }
-    return command;
-  };
-  const servers = ['server 1', 'server 2'].map((name) => run(name, 'src/rpc_server.ts', '--delay', '500'));
-  await Promise.all(servers.map((server) => server.shows(/Awaiting|\[!\]/)));
-  const status = Number(await run('client', 'src/rpc_client.ts', '30', '10', '20', '40', '50', '100').exit());
+  const slow = ['src/rpc_server.ts', '--delay', '500'];
+  const servers = [run('server 1', ...slow), run('server 2', ...slow)];
+  for (const server of servers) await server.shows(/Awaiting|\[!\]/);
+  const client = run('client', 'src/rpc_client.ts', '30', '10', '20', '40', '50', '100');
+  const status = await client.exit();
   for (const server of servers) server.kill('SIGTERM');
-  await Promise.all(servers.map((server) => server.exit())); // before the broker, whose loss they would report
-  return status;
+  for (const server of servers) await server.exit(); // before the broker: they would report its loss
+  return Number(status);
 }
 
 void runScript(main);

@@ -29,7 +29,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
     echo "setup: installing ${packages[*]/rabbitmq-server/rabbitmq} (brew)"
     brew install "${packages[@]/rabbitmq-server/rabbitmq}"
   else
-    fail "install ${packages[*]}: no apt-get, no brew here (RabbitMQ: 3.10 or newer, or run it in Docker: README.md)"
+    fail "install ${packages[*]}: no apt-get, no brew here (RabbitMQ: 3.10 or newer)"
   fi
 fi
 echo 'setup: ready'
