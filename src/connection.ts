@@ -38,7 +38,7 @@ export async function keepConnected(options: ConnectionOptions, session?: Sessio
     [failures, problem] = [0, ''];
   };
   while (!stop.aborted) {
-    let steady: NodeJS.Timeout | undefined; // to be lost within ten seconds is a failure, too
+    let steady: NodeJS.Timeout | undefined; // runs onSteady, unless the session is lost before
     try {
       session ??= await openSession(options);
       steady = setTimeout(onSteady, 10_000);
@@ -90,7 +90,7 @@ const socketOptions = (url: URL, connection_name: string, signal: AbortSignal) =
   noDelay: true, // Nagle's algorithm would add 40 ms to each call
   credentials: credentials.plain(decode(url.username || 'guest'), decode(url.password || 'guest')),
   clientProperties: { connection_name },
-  signal, // aborting it destroys the socket; then amqplib's promises reject, but for close()
+  signal, // aborting it destroys the socket; then amqplib's promises reject, except close()
 });
 
 /** Waits for `stop`, and then closes the session. @throws Error if it is lost before */
@@ -100,9 +100,9 @@ async function useSession(session: Session, { url, stop }: ConnectionOptions): P
     throw connectionError('Lost the connection to', url, lost.reason);
   });
   await Promise.race([finishWork?.(), once(lost, 'abort')]);
-  // The channel first: connection.close() overtakes what that still sends. Either may never settle.
+  // The channel first: connection.close() overtakes what a channel still sends. Both can hang.
   const closed = channel.close().then(() => connection.close());
-  await Promise.race([closed, pause(1_000, undefined, { signal: lost })]);
+  await Promise.race([closed, pause(1_000, undefined, { signal: lost })]); // or until it is lost
 }
 
 function connectionError(problem: string, { host, pathname }: URL, reason: Error): Error {
@@ -116,17 +116,15 @@ function connectionError(problem: string, { host, pathname }: URL, reason: Error
 /** @throws Error if the text is no broker's URL. It is not shown, since it may hold a password. */
 export function parseUrl(text = process.env.AMQP_URL || 'amqp://localhost'): URL {
   const url = URL.canParse(text) ? new URL(text) : undefined;
-  const heartbeat = url?.searchParams.get('heartbeat') ?? '5'; // s; RabbitMQ would ask for 60
+  const heartbeat = url?.searchParams.get('heartbeat') ?? '5'; // in s; at 60 a loss is noticed late
   if (!url?.hostname || !/^amqps?:$/.test(url.protocol) || !/^\d+$/.test(heartbeat)) {
-    throw new Error(
-      'AMQP_URL or url must be like amqp://user:password@host:5672/vhost?heartbeat=5',
-    );
+    throw new Error('AMQP_URL or url should be amqp://user:pass@host:5672/vhost?heartbeat=5');
   }
   url.searchParams.set('heartbeat', heartbeat);
   return url;
 }
 
-/** Looks at rpc_queue (queue.declare, passive), if there is one. @throws Error if it may not */
+/** Looks at rpc_queue (passive declare), if there is one. @throws Error if it is not permitted */
 export async function inspectQueue(connection: ChannelModel) {
   const channel = await connection.createChannel(); // RabbitMQ closes it if there is no such queue
   channel.on('error', () => {}); // checkQueue rejects with it
@@ -153,7 +151,7 @@ export function wholeNumber(name: string, text: string, min: number, max = 2_147
   throw new RangeError(`${name} must be a whole number from ${min} to ${max}; got "${text}"`);
 }
 
-// ------------------------------------ For the scripts alone ------------------------------------
+// ---------------------------------------- The terminal ----------------------------------------
 export const print = (line: string) => process.stdout.write(`${printable(line)}\n`);
 export const warn = (line: string) => process.stderr.write(` [!] ${printable(line)}\n`);
 

@@ -5,21 +5,22 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { QUEUE, inspectQueue, keepConnected, openSession, parseUrl, toBody } from './connection';
-import { print, run, warn, wholeNumber, type Session } from './connection';
+import { wholeNumber, type Session } from './connection';
+import { print, run, warn } from './connection'; // for the script, as parseN and parseArgs are
 import { parseN } from './fib';
 
 /**
  * Calls a function that runs on a server. A call ends by its reply, by its timeout or by close().
- * Until then it waits for a server, or for a lost connection to come back: then what is unanswered
- * is sent again. So the function may run twice for a call, and must be idempotent.
+ * It waits for a server, and for a lost connection to come back; after that the request is sent
+ * again. So the function may run twice for a call, and must be idempotent.
  * @example
  * const client = await RpcClient.connect();
  * console.log(await client.call('30')); // '832040'
  * await client.close();
  */
 export class RpcClient {
-  readonly #calls = new Map<string, Call>(); // that wait for a reply, by correlation id
-  #link: Link | undefined; // to send on, until it is lost; none while RabbitMQ blocks publishers
+  readonly #calls = new Map<string, Call>(); // without a reply so far, by correlation id
+  #link: Link | undefined; // none while RabbitMQ lacks memory or disk, and blocks publishers
   readonly #stop = new AbortController();
   #ended = Promise.resolve();
   private constructor() {}

@@ -22,8 +22,9 @@ async function compute(request: string): Promise<string> {
 async function serve(session: Session, delay: number, prefetch: number, stop: AbortSignal) {
   const { connection, channel } = session;
   // A queue that is there is used as it is: to declare it with other settings is an error (406).
+  // A new one is durable: RabbitMQ 4.3 refuses queues that are neither durable nor exclusive.
   const queue = await inspectQueue(connection);
-  if (!queue) await channel.assertQueue(QUEUE, { durable: true }); // 4.3 refuses shared transient
+  if (!queue) await channel.assertQueue(QUEUE, { durable: true });
   await channel.prefetch(prefetch); // no more requests than that are unacknowledged
   const unanswered = new Set<Promise<void>>();
   const onRequest = (request: ConsumeMessage | null) => {
@@ -32,7 +33,7 @@ async function serve(session: Session, delay: number, prefetch: number, stop: Ab
     const answered = answer(session, request, delay).finally(() => unanswered.delete(answered));
     unanswered.add(answered);
   };
-  print(' [x] Awaiting RPC requests'); // first: requests may come before consume resolves
+  print(' [x] Awaiting RPC requests'); // before consume: a request may come at once
   const { consumerTag } = await channel.consume(QUEUE, onRequest, { noAck: false });
   session.finishWork = () => {
     channel.cancel(consumerTag).catch(() => {}); // fails if the session is lost now
@@ -43,16 +44,16 @@ async function serve(session: Session, delay: number, prefetch: number, stop: Ab
 /** Replies to a request, and then acknowledges it: if this server dies before, another answers. */
 async function answer({ channel, lost }: Session, request: ConsumeMessage, delay: number) {
   const { type, body } = await makeReply(request, delay);
-  if (lost.aborted) return; // RabbitMQ gives the request again, unless its queue is gone
+  if (lost.aborted) return; // RabbitMQ delivers the request again
   const { replyTo, correlationId } = request.properties;
   // A redelivered request is acknowledged just before its reply: RabbitMQ may have closed the last
-  // connection over that reply (3.10 does for a dead direct reply-to), and would do so for ever.
+  // connection over that reply (3.10 does so for some reply queues), and would do it for ever.
   if (request.fields.redelivered) channel.ack(request);
   try {
     const properties = { correlationId, type, contentType: 'text/plain' };
     if (replyTo) channel.sendToQueue(replyTo, body, properties);
   } catch (error) {
-    warn(`Cannot reply: ${messageOf(error)}`); // decoding an id that is no UTF-8 makes it longer
+    warn(`Cannot reply: ${messageOf(error)}`); // an id in invalid UTF-8 may exceed AMQP's 255 bytes
   }
   if (!request.fields.redelivered) channel.ack(request);
 }
@@ -62,7 +63,7 @@ async function makeReply({ content, properties }: ConsumeMessage, delay: number)
   try {
     if (!properties.replyTo) throw new Error('it came without reply_to: there is nobody to answer');
     const result = await compute(content.toString());
-    if (delay > 0) await pause(delay, undefined, { ref: false }); // it keeps no process alive
+    if (delay > 0) await pause(delay, undefined, { ref: false }); // the socket keeps Node running
     return { type: 'result', body: toBody(result) };
   } catch (error) {
     const message = messageOf(error);
@@ -101,7 +102,7 @@ async function main({ delay, prefetch }: ReturnType<typeof parseCommandLine>): P
   let firstSignalAt: number | undefined; // in ms, on the clock of performance.now()
   const onSignal = () => {
     firstSignalAt ??= performance.now();
-    // A second signal ends it at once. Sooner than this it is the first one: npx sends that twice.
+    // A second signal ends it at once. One within 500 ms is the first again: npx passes it on, too.
     if (performance.now() - firstSignalAt > 500) process.exit(1);
     stop.abort();
   };

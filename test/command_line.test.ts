@@ -23,7 +23,7 @@ test.each([
 ])('AMQP_URL is refused, and no password shown, where it is %s', async (url) => {
   vi.stubEnv('AMQP_URL', url);
   vi.spyOn(net, 'connect').mockImplementation(() => expect.fail('it connects'));
-  const message = 'AMQP_URL or url must be like amqp://user:password@host:5672/vhost?heartbeat=5';
+  const message = 'AMQP_URL or url should be amqp://user:pass@host:5672/vhost?heartbeat=5';
   await expect(RpcClient.connect()).rejects.toThrow(new Error(message));
 });
 
