@@ -29,19 +29,14 @@ test.each([
 
 test.each([undefined, ''])('where AMQP_URL is %j, it is localhost:5672', async (url) => {
   vi.stubEnv('AMQP_URL', url);
-  const connect = vi.spyOn(net, 'connect').mockImplementation(() => {
-    throw new Error('not now');
-  });
+  const connect = vi.spyOn(net, 'connect').mockImplementation(() => expect.fail('not now'));
   await expect(RpcClient.connect()).rejects.toThrow('RabbitMQ at localhost: not now');
   expect(connect.mock.lastCall![0]).toMatchObject({ host: 'localhost', port: 5672 });
 });
 
 test.each<[Script, RegExp]>([
   ['rpc_server', /^Usage: .*server\.ts \[--delay MS\] \[--prefetch N\]\n[^]*0\)[^]*1\)[^]*amqp:/],
-  [
-    'rpc_client',
-    /^Usage: .*client\.ts \[--timeout MS\] \[N \.\.\.\]\n[^]*30\)[^]*30000\)[^]*amqp:/,
-  ],
+  ['rpc_client', /^Usage: .*client\.ts \[--timeout MS\] \[N \.{3}\]\n[^]*30\)[^]*30000\)[^]*amqp:/],
 ])('%s --help prints the usage', async (script, usage) => {
   const help = await vhost.runScript(script, ['--help']).end();
   expect(help).toEqual({ status: 0, stdout: expect.stringMatching(usage), stderr: '' });
@@ -84,9 +79,6 @@ test.each([
     channel.sendToQueue('rpc_queue', Buffer.from('30'), { replyTo: 'nobody' }); // it prints each
     return !server.running;
   });
-  expect([await server.exit(), server.stdout.split('\n').length - 1, server.stderr]).toEqual([
-    1,
-    lines,
-    '',
-  ]);
+  expect([await server.exit(), server.stderr]).toEqual([1, '']);
+  expect(server.stdout.split('\n')).toHaveLength(lines + 1);
 });

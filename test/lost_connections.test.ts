@@ -1,5 +1,6 @@
 // What happens when the line between the broker and a server or client fails, in any way.
 import { expect, test } from 'vitest';
+import { keepConnected, parseUrl, type Session } from '../src/connection';
 import { until } from './support/machine';
 import { BACK, LOST, errorOf, useVhost } from './support/vhost';
 
@@ -47,4 +48,15 @@ test('a broker that is away ends a client at the start; all else waits, but no s
   const answered = call(30);
   await line.listen();
   expect(await answered).toBe('832040');
+});
+
+test('a stop does not wait for work in hand once the connection is lost', async () => {
+  const line = await vhost.startProxy();
+  const stop = new AbortController();
+  const setUp = async (session: Session) => {
+    session.finishWork = () => new Promise(() => line.cut()); // never done
+    setImmediate(() => stop.abort());
+  };
+  const options = { url: parseUrl(line.url), name: 'test', setUp, log: expect.fail };
+  await keepConnected({ ...options, stop: stop.signal });
 });

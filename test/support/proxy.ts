@@ -27,13 +27,13 @@ export class Proxy {
   faults: Faults = {}; // what befalls connections that come from now on
   accepted = 0; // connections so far
   readonly forwarded = { up: 0, down: 0 }; // bytes so far
-  target: URL; // of the broker, for connections that come from now on
   readonly url: string; // of the broker, through this proxy
+  readonly #target: URL;
   readonly #lines = new Set<Line>();
   readonly #server = createServer((program) => this.#accept(program));
 
   private constructor(url: string, address: string) {
-    this.target = new URL(url);
+    this.#target = new URL(url);
     this.url = Object.assign(new URL(url), { host: address }).href;
   }
 
@@ -86,7 +86,7 @@ export class Proxy {
     });
     if (faults.closing) program.resume().end();
     if (faults.closing || faults.silent) return;
-    broker.connect(Number(this.target.port), this.target.hostname);
+    broker.connect(Number(this.#target.port), this.#target.hostname);
     const end = () => program.destroy();
     pipeline(program, (source) => this.#pass(source, 'up', line), broker, end);
     pipeline(broker, (source) => this.#pass(source, 'down', line), program, end);
